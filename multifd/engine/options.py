@@ -1,0 +1,63 @@
+"""What a user can choose. Sizes in bytes, times in seconds; defaults are for a LAN."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from multifd import limits
+
+
+class GiveUp(enum.Enum):
+    """What to do when the migration does not converge before its deadline."""
+
+    FAIL = "fail"
+    """End; the owner runs on at the source."""
+    SWITCH = "switch"
+    """Switch over all the same, whatever the downtime, if the devices that take part are ready."""
+
+
+class OnRearm(enum.Enum):
+    """What to do when a device re-arms after the decision to switch over, before stop-copy."""
+
+    RETURN = "return"
+    """Back to precopy, at most `SWITCHOVER_RETURNS_MAX` times."""
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceOptions:
+    """Options of a source."""
+
+    channels: int = 4
+    codec: str = "none"
+    """`none`, `zstd` or `lz4`."""
+    explicit_switchover: bool = True
+    downtime_limit_s: float = 0.3
+    deadline_s: float = 600.0
+    """Until the decision to switch over; when it passes `give_up` says what happens."""
+    bandwidth_limit: int | None = None
+    """Payload bytes per second over all channels; also in the stop."""
+    give_up: GiveUp = GiveUp.FAIL
+    on_rearm: OnRearm = OnRearm.RETURN
+    slot_bytes: int = limits.SLOT_BYTES
+    zero_detection: bool = True
+    """Look for zero pages in RAM, and send their extents in place of them."""
+    congestion_control: str | None = None
+    """TCP congestion control of the data channels, e.g. `cubic`; None is the system's."""
+    socket_buffer: int | None = None
+    """SO_SNDBUF and SO_RCVBUF of the data channels; None lets the kernel tune."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DestinationOptions:
+    """Options of a destination."""
+
+    channels_max: int = 16
+    codecs: tuple[str, ...] = ("zstd", "lz4")
+    """Codecs that it admits besides `none`."""
+    explicit_switchover: bool = True
+    """Whether it is able to."""
+    device_credit: int = limits.DEVICE_CREDIT_BYTES
+    congestion_control: str | None = None
+    socket_buffer: int | None = None

@@ -1,0 +1,61 @@
+"""Every bound on a length, count, queue, retry and wait, in one place, with its reason.
+
+Names put the unit before MAX. `proto/` quotes those that peers must agree on; a test compares.
+"""
+
+from __future__ import annotations
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+
+# --- on the wire (proto/) -------------------------------------------------------------------------------------------
+
+CHANNELS_MAX = 64  # a channel is a thread on each side; beyond the number of cores there is nothing to gain
+SLOT_BYTES_MAX = 4 * MIB  # the largest slot that `bench` found useful; bounds the scratch memory of a channel
+META_BYTES_MAX = 64 * KIB  # four times what EXTENTS_MAX needs
+EXTENTS_MAX = 1000  # header and meta and this many pieces must fit in one sendmsg: IOV_MAX is 1024
+CHUNK_BYTES_MAX = MIB  # a device chunk: small against a device's credit, so that several are under way
+CHUNK_COST_BYTES = 256  # what an empty chunk costs in credit: about what it takes in memory at the destination
+FRAME_BYTES_MAX = MIB  # an INVENTORY page of 4096 blocks with long names still fits
+TEXT_BYTES_MAX = 4096
+NAME_BYTES_MAX = 1024
+ITEMS_MAX = 4096
+NESTING_MAX = 8
+INVENTORY_PAGES_MAX = 64  # with ITEMS_MAX: at most 262144 blocks and devices
+CORRUPT_RESENDS_MAX = 8  # a link that corrupts more than that in one stop is broken
+SWITCHOVER_RETURNS_MAX = 3  # each costs a stop and a start of the owner
+
+# --- waits, seconds -------------------------------------------------------------------------------------------------
+
+PREAMBLE_DEADLINE_S = 5.0  # one round trip is enough; short, since a silent connection costs the destination a place
+CONNECT_DEADLINE_S = 10.0
+HELLO_DEADLINE_S = 10.0
+VERDICT_DEADLINE_S = 60.0  # the destination may populate memory and ask its devices before it answers
+ATTACH_DEADLINE_S = 10.0
+STALL_DEADLINE_S = 30.0  # slots under way and none settled
+LOADED_DEADLINE_S = 60.0  # devices finish their load in it
+STARTED_DEADLINE_S = 10.0
+COMMIT_DEADLINE_S = 30.0  # how long a loaded destination holds everything for a source that says nothing
+OUTCOME_DEADLINE_S = 5.0  # one try, connecting included
+OUTCOME_TRIES = 3
+OUTCOME_PAUSE_S = 0.5  # between two tries
+OUTCOME_KEEP_S = 600.0  # how long a destination can still answer OUTCOME
+OUTCOMES_MAX = 256  # sessions remembered; the oldest goes first
+OWNER_DEADLINE_S = 30.0  # stop or start of the owner
+SETTLED_DELAY_S = 0.005  # how long a count may wait for company: far below a round trip of any WAN
+CLOSE_DEADLINE_S = 5.0  # joining threads and closing connections
+
+# --- queues ---------------------------------------------------------------------------------------------------------
+
+PENDING_CONNECTIONS_MAX = 256  # accepted and not yet known; beyond it the oldest is dropped
+CHANNEL_QUEUE_ITEMS_MAX = 4  # work handed to a channel ahead of time: two to work on, two so that it never runs dry
+UNSETTLED_SLOTS_MAX = 8192  # slots of a channel that wait to be settled: a second of the smallest at 1 M pages/s / 128
+DEVICE_CREDIT_BYTES = 16 * MIB  # per device at the destination: what can pile up behind a slow load
+EVENTS_MAX = 65536  # events from workers that the loop has not looked at; a worker waits beyond it
+PROGRESS_MAX = 64  # snapshots that a slow reader of progress can be behind; older ones are dropped
+
+# --- sizes that were chosen by measurement ---------------------------------------------------------------------------
+
+SLOT_BYTES = 512 * KIB  # sits in L2 while it is hashed, scanned and sent
+ITEM_BYTES = 4 * MIB  # what the scheduler hands over at once: 8 slots, so that a hand-over costs 1/8 a slot

@@ -1,0 +1,221 @@
+"""The messages of the main channel as frozen dataclasses (proto/control.md section 2). No bytes here: `wire.control` reads and writes them.
+
+Field order and names are those of the spec's table. Numbers of blocks, devices, kinds and channels count from 1.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from multifd.errors import Code
+
+
+class What(enum.IntEnum):
+    """What a refusal is about."""
+
+    BLOCK = 1
+    DEVICE = 2
+    KIND = 3
+    SESSION = 4
+
+
+class Fate(enum.IntEnum):
+    """The destination's answer to OUTCOME."""
+
+    STARTED = 1
+    ABORTED = 2
+    UNKNOWN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class BlockInfo:
+    """A block in INVENTORY. `length` in bytes, any; `page_size` a power of two."""
+
+    name: str
+    length: int
+    page_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceInfo:
+    """A device in INVENTORY."""
+
+    id: str
+    instance: int
+    schema_version: int
+    token: str
+    explicit_switchover: bool
+    expected_bytes: int | None
+
+    @property
+    def name(self) -> str:
+        """`id/instance`."""
+        return f"{self.id}/{self.instance}"
+
+
+@dataclass(frozen=True, slots=True)
+class KindInfo:
+    """A slot kind in INVENTORY; its number is its place."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """One reason why the destination does not take what the source offers."""
+
+    what: What
+    name: str
+    code: Code
+    cause: str
+
+    def __str__(self) -> str:
+        return f"{self.what.name.lower()} {self.name}: {self.cause}"
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceVerdict:
+    """What was decided for one device. `credit` in bytes: the first grant."""
+
+    takes_part: bool
+    credit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    versions: tuple[int, int]
+    session: bytes
+    secret: bytes
+    features: tuple[str, ...]
+    channels: int
+    software: str
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    page: int
+    pages: int
+    blocks: tuple[BlockInfo, ...]
+    devices: tuple[DeviceInfo, ...]
+    kinds: tuple[KindInfo, ...]
+    preflight: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    accepted: bool
+    channels: int
+    refusals: tuple[Refusal, ...]
+    devices: tuple[DeviceVerdict, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    channels: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sync:
+    class_name: str
+    round: int
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SyncDone:
+    class_name: str
+    round: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Resend:
+    channel: int
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Credit:
+    device: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceStatus:
+    device: int
+    epoch: int
+    ready: bool
+    loaded_bytes: int
+    load_s: float
+    setup_s: float
+    doing: str
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchoverReady:
+    epochs: Mapping[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class StopCopy:
+    epochs: Mapping[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    counts: tuple[int, ...]
+    chunks: Mapping[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    parts: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    parts: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Aborted:
+    code: Code
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    code: Code
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class AskOutcome:
+    """OUTCOME."""
+
+    session: bytes
+    secret: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeIs:
+    outcome: Fate
+    cause: str
+
+
+Message = (
+    Hello | Inventory | Verdict | Attached | Sync | SyncDone | Settled | Resend | Credit | DeviceStatus | SwitchoverReady | StopCopy
+    | End | Loaded | Commit | Started | Aborted | Cancel | AskOutcome | OutcomeIs
+)  # fmt: skip
+"""Any message of the main channel."""
