@@ -11,6 +11,11 @@
     ├── StorageError             memory or a file at the destination could not take the data
     ├── TransportError           a connection could not be made or was lost
     ├── DeadlineError            a wait ended; .waited_for
+    ├── ConvergenceError         memory got dirty faster than it could be sent, until the migration's deadline
+    ├── RearmError               a device re-armed when that could not be granted any more
+    ├── CalledOffError           somebody cancelled
+    ├── InDoubtError             COMMIT was sent and nobody says what became of it
+    ├── PeerError                the peer ended the session, for its own reason
     └── MigrationError           how a session ended, with .report
         ├── MigrationFailedError
         ├── MigrationRefusedError
@@ -137,6 +142,36 @@ class DeadlineError(MultifdError):
     def __init__(self, waited_for: str, seconds: float) -> None:
         self.waited_for = waited_for
         super().__init__(f"gave up after {seconds:.3g} s waiting for {waited_for}")
+
+
+class ConvergenceError(MultifdError):
+    """The migration did not converge before its deadline; the text says what it waited for."""
+
+    code = Code.CONVERGENCE
+
+
+class RearmError(MultifdError):
+    """A device re-armed when that could not be granted any more."""
+
+    code = Code.REARM
+
+
+class CalledOffError(MultifdError):
+    """Somebody cancelled the migration."""
+
+    code = Code.CANCELLED
+
+
+class InDoubtError(MultifdError):
+    """COMMIT was sent and nobody says what became of it."""
+
+
+class PeerError(MultifdError):
+    """The peer ended the session; `code` and the text are its own."""
+
+    def __init__(self, code: Code, cause: str) -> None:
+        self.code = code
+        super().__init__(cause)
 
 
 class MigrationError(MultifdError):

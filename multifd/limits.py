@@ -23,6 +23,11 @@ NAME_BYTES_MAX = 1024
 ITEMS_MAX = 4096
 NESTING_MAX = 8
 INVENTORY_PAGES_MAX = 64  # with ITEMS_MAX: at most 262144 blocks and devices
+PAGE_SIZE_BYTES_MIN = 512  # a disk's sector; no memory has smaller pages
+PAGE_SIZE_BYTES_MAX = GIB  # the largest page that processors have
+SECONDS_MAX = 1e9  # 30 years: any time that a message carries, and far from where floats lose milliseconds
+VERSION_MAX = 65535  # protocol versions are u16 where they stand alone
+ZSTD_WINDOW_BYTES_MAX = 8 * MIB  # what RFC 8878 asks every decoder to have; twice the largest slot
 CORRUPT_RESENDS_MAX = 8  # a link that corrupts more than that in one stop is broken
 SWITCHOVER_RETURNS_MAX = 3  # each costs a stop and a start of the owner
 
@@ -34,28 +39,38 @@ HELLO_DEADLINE_S = 10.0
 VERDICT_DEADLINE_S = 60.0  # the destination may populate memory and ask its devices before it answers
 ATTACH_DEADLINE_S = 10.0
 STALL_DEADLINE_S = 30.0  # slots under way and none settled
-LOADED_DEADLINE_S = 60.0  # devices finish their load in it
+SILENCE_DEADLINE_S = 900.0  # a source that waits for a slow device may have nothing to send, but not for a quarter of an hour
+LOADED_DEADLINE_S = 120.0  # devices finish their load in it, files go to disk
 STARTED_DEADLINE_S = 10.0
 COMMIT_DEADLINE_S = 30.0  # how long a loaded destination holds everything for a source that says nothing
 OUTCOME_DEADLINE_S = 5.0  # one try, connecting included
 OUTCOME_TRIES = 3
 OUTCOME_PAUSE_S = 0.5  # between two tries
 OUTCOME_KEEP_S = 600.0  # how long a destination can still answer OUTCOME
+OUTCOME_LINGER_S = 60.0  # a closing listener waits so long for a source that may still ask
+LAST_WORDS_S = 0.5  # a lost channel's cause may be on its way on main
 OUTCOMES_MAX = 256  # sessions remembered; the oldest goes first
 OWNER_DEADLINE_S = 30.0  # stop or start of the owner
 SETTLED_DELAY_S = 0.005  # how long a count may wait for company: far below a round trip of any WAN
 CLOSE_DEADLINE_S = 5.0  # joining threads and closing connections
 
+SURVEY_PAUSE_S = 0.02  # between two looks at what is dirty while something else is waited for: a scan of 16 GiB takes 4 ms
+ROUND_PAUSE_S = 0.05  # between two rounds of a class that fits the limit already: keeps what is dirty small, costs little
+
 # --- queues ---------------------------------------------------------------------------------------------------------
 
 PENDING_CONNECTIONS_MAX = 256  # accepted and not yet known; beyond it the oldest is dropped
+HANDSHAKES_MAX = 32  # main connections that said HELLO; beyond it the oldest without a session goes
 CHANNEL_QUEUE_ITEMS_MAX = 4  # work handed to a channel ahead of time: two to work on, two so that it never runs dry
 UNSETTLED_SLOTS_MAX = 8192  # slots of a channel that wait to be settled: a second of the smallest at 1 M pages/s / 128
 DEVICE_CREDIT_BYTES = 16 * MIB  # per device at the destination: what can pile up behind a slow load
 EVENTS_MAX = 65536  # events from workers that the loop has not looked at; a worker waits beyond it
+MAIN_BACKLOG_BYTES_MAX = 8 * MIB  # written to main and not read by the peer: eight of the largest frames
 PROGRESS_MAX = 64  # snapshots that a slow reader of progress can be behind; older ones are dropped
 
 # --- sizes that were chosen by measurement ---------------------------------------------------------------------------
 
 SLOT_BYTES = 512 * KIB  # sits in L2 while it is hashed, scanned and sent
 ITEM_BYTES = 4 * MIB  # what the scheduler hands over at once: 8 slots, so that a hand-over costs 1/8 a slot
+SLOT_EXTENTS = 128  # extents that we put into a slot: 512 KiB of lone 4 KiB pages; more gained nothing
+ZERO_ITEM_COST_BYTES = 16 * KIB  # what an item of zero extents counts for in fair shares: about its meta

@@ -12,6 +12,10 @@ from dataclasses import dataclass, field
 from multifd.errors import Code
 
 
+EXPLICIT_SWITCHOVER = "explicit-switchover"
+"""The feature's name in HELLO."""
+
+
 class What(enum.IntEnum):
     """What a refusal is about."""
 
@@ -171,6 +175,7 @@ class StopCopy:
 class End:
     counts: tuple[int, ...]
     chunks: Mapping[int, int]
+    resends: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,8 @@ class Slot:
     buffers: Sequence[Buffer]
     length: int
     live: bool = False
+    covers: int = 0
+    """Bytes of state that it stands for without carrying them (zero extents). Counted in reports only."""
 
 
 class Work(Protocol):
@@ -90,6 +92,9 @@ class Feed(abc.ABC):
 
     def mark_dirty(self, slot: Slot) -> None:  # noqa: B027
         """*loop*: the destination did not commit this live slot: its content must be in the next sweep."""
+
+    def close(self) -> None:  # noqa: B027
+        """*pool*: the session is over: stop tracking, give back what it holds. Called once, whatever the outcome."""
 
     def describe(self) -> str:
         """*pool*: what is dirty, in words, for "why has it not switched?"."""

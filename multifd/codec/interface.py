@@ -1,4 +1,6 @@
-"""The interface of codecs. A codec object belongs to one channel's thread; its calls release the GIL."""
+"""The interface of codecs, and the two copies that all of them make. A codec object belongs to one channel's thread;
+its calls release the GIL.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +21,32 @@ class Codec(abc.ABC):
     def encode(self, buffers: Sequence[Buffer], length: int) -> Buffer | None:
         """The payload encoded, or None if it would not shrink (it then travels plain).
 
-        `buffers` may be live memory: they are copied to scratch first, so that what is encoded is what is hashed and sent.
+        `buffers` may be live memory: they are copied first, so that what is encoded is what is hashed and sent.
         """
 
     @abc.abstractmethod
     def decode(self, payload: memoryview, buffers: Sequence[memoryview], length: int) -> None:
-        """Decode `payload` into `buffers`, `length` bytes in all. Raise `ValueError` if it is anything else."""
+        """Decode `payload` into `buffers`, `length` bytes in all. Raise `ValueError` if it is anything else.
+
+        After that error `buffers` are as they were.
+        """
+
+
+def snapshot(buffers: Sequence[Buffer]) -> bytes:
+    """A copy of what `buffers` hold now, in their order, that nobody writes to.
+
+    Joining was quicker than copying into memory kept for it, for one large buffer and for many pages alike.
+    """
+    return b"".join(buffers)
+
+
+def scatter(decoded: bytes, buffers: Sequence[memoryview], length: int) -> None:
+    """Copy `decoded` into `buffers`. Raises `ValueError` if it has not `length` bytes."""
+    if len(decoded) != length:
+        raise ValueError(f"{length} bytes were announced, decoding gave {len(decoded)}")
+    start = 0
+    view = memoryview(decoded)
+    for buffer in buffers:
+        end = start + len(buffer)
+        buffer[:] = view[start:end]
+        start = end

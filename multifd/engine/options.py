@@ -40,6 +40,8 @@ class SourceOptions:
     """Payload bytes per second over all channels; also in the stop."""
     give_up: GiveUp = GiveUp.FAIL
     on_rearm: OnRearm = OnRearm.RETURN
+    auto_converge: bool = False
+    """Call the owner's `throttle`, step by step, when memory gets dirty faster than it is sent."""
     slot_bytes: int = limits.SLOT_BYTES
     zero_detection: bool = True
     """Look for zero pages in RAM, and send their extents in place of them."""

@@ -16,5 +16,8 @@ class Owner:
     async def start(self) -> None:
         """Run (again)."""
 
+    async def prepare(self) -> None:
+        """At the destination: all state has arrived; make it last (flush it to disk, say). LOADED is sent when this returns."""
+
     async def throttle(self, level: float) -> None:
         """Slow down: 0 is full speed, 1 is standing still. Called when memory gets dirty faster than the link takes it, and with 0 at the end."""

@@ -1,16 +1,31 @@
-"""The interface of dirty trackers, and the two that need no kernel. One kernel facility per file beside this one."""
+"""The interface of dirty trackers, and the one that tracks nothing. One facility per file beside this one: kernel.py,
+software.py.
+"""
 
 from __future__ import annotations
 
 import abc
 
+from multifd.errors import Code, MultifdError
 from multifd.memory.extents import Extents, empty
+
+HINT = 'pass tracker="software" and mark what is written, or tracker="none" if nobody writes while it is sent'
+"""What to do where the kernel does not track."""
+
+
+class TrackingError(MultifdError):
+    """The memory can't be tracked in the way that was asked for. Nothing falls back silently: the message says what to
+    ask for instead.
+    """
+
+    code = Code.STORAGE
 
 
 class Tracker(abc.ABC):
     """Knows which parts of one block were written since they were last collected.
 
-    Calls come from one thread at a time. `start` begins: what was written before it does not count (the first sweep sends everything anyway).
+    Calls come from one thread at a time. `start` begins: what was written before it does not count (the first sweep
+    sends everything anyway). After `stop` it can be started again.
     """
 
     mode: str
@@ -18,11 +33,12 @@ class Tracker(abc.ABC):
 
     @abc.abstractmethod
     def start(self) -> None:
-        """Begin to track."""
+        """Begin to track, or, if it runs already, begin anew. Raise `TrackingError` if it can't be done."""
 
     @abc.abstractmethod
     def collect(self) -> Extents:
-        """Get and clear in one step: extents written since the last `collect` or `start`, whole pages but for a block's odd end.
+        """Get and clear in one step: extents written since the last `collect` or `start`, whole pages but for a block's
+        odd end.
 
         A write that happens meanwhile is in this answer or in the next, never in neither.
         """

@@ -1,0 +1,74 @@
+"""`python -m bench`: choose a scenario and its size. Sizes are 4GiB, 512KiB; addresses tcp://HOST:PORT."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from bench import throughput
+from bench.half import HalfSettings
+from multifd.cli import arguments
+from multifd.cli.sizes import format_bytes
+from multifd.limits import GIB, SLOT_BYTES, SLOT_BYTES_MAX
+
+
+def channel_counts(text: str) -> tuple[int, ...]:
+    """Channel counts to measure, `1,2,4`."""
+    return tuple(arguments.channels(part.strip()) for part in text.split(","))
+
+
+def slot_size(text: str) -> int:
+    """Bytes, up to what the protocol allows."""
+    size = arguments.positive_size(text)
+    if size > SLOT_BYTES_MAX:
+        raise argparse.ArgumentTypeError(f"must be at most {format_bytes(SLOT_BYTES_MAX)}")
+    return size
+
+
+def times(text: str) -> int:
+    """How often: a whole number from 1."""
+    if arguments.count(text) == 0:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return arguments.count(text)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    scenarios = top.add_subparsers(dest="scenario", required=True)
+    one = scenarios.add_parser(
+        "throughput",
+        help="memory to memory between two processes over TCP loopback, with iperf3 beside it",
+        description=throughput.__doc__,
+    )
+    add = one.add_argument
+    add("--size", type=arguments.positive_size, default=4 * GIB, help="memory to move in one run (default 4GiB)")
+    add("--channels", type=channel_counts, default=(1, 2, 4), metavar="N,N,...", help="channel counts (default 1,2,4)")
+    add("--slot", type=slot_size, default=SLOT_BYTES, help="bytes in a slot (default 512KiB)")
+    add("--repeat", type=times, default=3, help="runs of each channel count (default 3)")
+    add("--congestion", default="cubic", help="TCP congestion control of ours and iperf3 (default cubic)")
+    add("--json", action="store_true", help="one JSON object on stdout in place of the table")
+    hosts = one.add_mutually_exclusive_group()
+    hosts.add_argument("--listen", type=arguments.address, help="be the destination for another host, at this address")
+    hosts.add_argument("--connect", type=arguments.address, help="be the source, to a destination at this address")
+    return top
+
+
+def main() -> int:
+    """Run what the command line asks for. Returns the exit status."""
+    chosen = parser().parse_args()
+    settings = HalfSettings(size=chosen.size, slot_bytes=chosen.slot, congestion=chosen.congestion)
+    plan = throughput.Plan(settings, channels=chosen.channels, repeat=chosen.repeat)
+    try:
+        if chosen.listen:
+            return throughput.listen(plan, chosen.listen, as_json=chosen.json)
+        if chosen.connect:
+            return throughput.connect(plan, chosen.connect, as_json=chosen.json)
+        return throughput.local(plan, as_json=chosen.json)
+    except throughput.BenchError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

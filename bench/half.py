@@ -1,0 +1,146 @@
+"""One half of a measurement: a process's memory, and runs that move it out or take it in.
+
+Both halves make the same random bytes from a seed, so that the destination knows what must arrive without being told;
+it then wipes its memory before each run. All of it happens before the clock starts, and so does every page fault.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import resource
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xxhash
+
+import multifd
+from multifd.limits import CHANNELS_MAX, MIB
+from multifd.memory import populate
+
+BLOCK = "throughput"
+FILL_BYTES = 32 * MIB  # random bytes made at a time: as fast as larger pieces, and small beside what is measured
+SEED = 2026
+
+
+@dataclass(frozen=True, kw_only=True)
+class HalfSettings:
+    """What both halves must agree on. Sizes in bytes."""
+
+    size: int
+    slot_bytes: int
+    congestion: str
+    seed: int = SEED
+
+
+@dataclass(frozen=True, kw_only=True)
+class HalfRun:
+    """What one half saw of one run. Times in seconds; `cpu_s` is user and system time of this process."""
+
+    elapsed_s: float
+    transfer_s: float
+    cpu_s: float
+    bytes: int
+    congestion_control: str
+    verified: bool | None
+    """Destination: the memory's digest is the one expected. The source cannot say."""
+
+
+class Half:
+    """Memory that is filled, populated and digested; what source and destination have in common."""
+
+    def __init__(self, settings: HalfSettings) -> None:
+        self.settings = settings
+        self.memory = populate.allocate(settings.size)
+        self.pages = populate.populate(self.memory)
+        self._bytes = np.frombuffer(self.memory, dtype=np.uint8)
+        self._fill()
+        self.expected = self._digest()
+
+    def facts(self) -> dict[str, Any]:
+        """What there is to say about it before anything has run."""
+        return {"pages": self.pages, "digest": self.expected}
+
+    def _fill(self) -> None:
+        random = np.random.Generator(np.random.SFC64(self.settings.seed))
+        for start in range(0, self.settings.size, FILL_BYTES):
+            piece = self._bytes[start : start + FILL_BYTES]
+            piece[:] = np.frombuffer(random.bytes(piece.size), dtype=np.uint8)
+
+    def _digest(self) -> str:
+        return xxhash.xxh3_128_hexdigest(self.memory)
+
+    def _figures(self, report: multifd.Report, cpu_s_before: float) -> HalfRun:
+        return HalfRun(
+            elapsed_s=report.elapsed_s,
+            transfer_s=report.transfer_s,
+            cpu_s=_cpu_s() - cpu_s_before,
+            bytes=report.bytes_sent,
+            congestion_control=report.congestion_control,
+            verified=None,
+        )
+
+
+class SourceHalf(Half):
+    """The half that sends."""
+
+    async def run(self, address: str, channels: int) -> HalfRun:
+        """Send all of the memory once. Raises what `Source.run` raises."""
+        source = multifd.Source(
+            address,
+            blocks=[multifd.BufferBlock(BLOCK, self.memory, tracker="none")],
+            options=multifd.SourceOptions(
+                channels=channels,
+                slot_bytes=self.settings.slot_bytes,
+                zero_detection=False,
+                congestion_control=self.settings.congestion,
+            ),
+        )
+        cpu_s_before = _cpu_s()
+        report = await source.run()
+        return self._figures(report, cpu_s_before)
+
+
+class DestinationHalf(Half):
+    """The half that receives, one run after the other on one address."""
+
+    def __init__(self, settings: HalfSettings) -> None:
+        super().__init__(settings)
+        self._listener: multifd.Listener | None = None
+        self._wipe()
+
+    async def open(self, address: str) -> str:
+        """Listen. Returns the address with its port."""
+        self._listener = await multifd.listen(address)
+        return str(self._listener.address)
+
+    async def run(self) -> HalfRun:
+        """Take one run in, verify it, and wipe the memory for the next. Raises what `Destination.run` raises."""
+        assert self._listener is not None, "open comes first"
+        destination = multifd.Destination(
+            self._listener,
+            blocks=[multifd.BufferBlock(BLOCK, self.memory)],
+            options=multifd.DestinationOptions(
+                channels_max=CHANNELS_MAX,
+                congestion_control=self.settings.congestion,
+            ),
+        )
+        cpu_s_before = _cpu_s()
+        report = await destination.run()
+        figures = self._figures(report, cpu_s_before)
+        verified = self._digest() == self.expected
+        self._wipe()
+        return dataclasses.replace(figures, verified=verified)
+
+    async def close(self) -> None:
+        """Stop listening."""
+        if self._listener is not None:
+            await self._listener.close()
+
+    def _wipe(self) -> None:
+        self._bytes[:] = 0
+
+
+def _cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime

@@ -1,0 +1,1 @@
+"""The `multifd` command. Uses the public API only; nothing below it imports it."""

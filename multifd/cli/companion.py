@@ -1,0 +1,82 @@
+"""A helper process of the demo, and the JSON lines that are spoken with it: one answer for each request, in order."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, Self
+
+from multifd.errors import MultifdError
+
+LINE_BYTES_MAX = 1024 * 1024  # a report with many devices
+QUIT_DEADLINE_S = 5.0  # it has nothing to finish
+
+
+class CompanionError(MultifdError):
+    """A helper process said that it can't, or died."""
+
+
+class Companion:
+    """One helper process. It ends when its socket closes, so it never outlives this process."""
+
+    def __init__(
+        self, name: str, process: asyncio.subprocess.Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self._name = name
+        self._process = process
+        self._reader = reader
+        self._writer = writer
+        self._turn = asyncio.Lock()
+
+    @classmethod
+    async def spawn(cls, name: str, module: str, fds: Sequence[int] = ()) -> Self:
+        """Start `python -m module` with a socket as stdin, and `fds` under their own numbers; `name` is for people."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", module,
+                stdin=theirs.fileno(), stdout=asyncio.subprocess.DEVNULL, pass_fds=tuple(fds),
+                start_new_session=True,  # so that Ctrl-C reaches this process only, which then ends the others in order
+            )  # fmt: skip
+        reader, writer = await asyncio.open_connection(sock=ours, limit=LINE_BYTES_MAX)
+        return cls(name, process, reader, writer)
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    async def ask(self, **request: Any) -> dict[str, Any]:
+        """Send a request and return its answer. Raise `CompanionError` if it can't or is gone."""
+        # Shielded: a request that is given up on half-way would leave its answer to the next one.
+        line = await asyncio.shield(self._exchange(json.dumps(request).encode() + b"\n"))
+        if not line:
+            raise CompanionError(f"{self._name} (process {self.pid}) ended unexpectedly")
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise CompanionError(f"{self._name}: {answer['error']}")
+        return answer
+
+    async def _exchange(self, request: bytes) -> bytes:
+        async with self._turn:
+            try:
+                self._writer.write(request)
+                await self._writer.drain()
+                return await self._reader.readline()
+            except ConnectionError:
+                return b""
+
+    async def close(self) -> None:
+        """End it and wait until it is gone."""
+        self._writer.close()
+        with suppress(ConnectionError):
+            await self._writer.wait_closed()
+        try:
+            await asyncio.wait_for(self._process.wait(), QUIT_DEADLINE_S)
+        except TimeoutError:
+            self._process.kill()
+            await self._process.wait()

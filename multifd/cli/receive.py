@@ -1,0 +1,70 @@
+"""`multifd receive`: files from a `multifd send` into a directory."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import uvloop
+
+from multifd import Destination, DestinationOptions, listen
+from multifd.cli.arguments import add_json, address
+from multifd.cli.display import Display, open_display
+from multifd.cli.ending import EXIT_CODES_HELP, Ending, UsageError
+from multifd.cli.files_report import files_ending
+from multifd.cli.incoming import IncomingFiles
+from multifd.cli.open_files import allow_many_files
+from multifd.cli.names import printable
+from multifd.cli.running import follow
+
+DESCRIPTION = """\
+Wait for one `multifd send` and take its files into a directory. They get their names all together, once all
+of them are whole, checked and on the disk; until then, and after a failure, nothing is there under these
+names. A file that exists is never overwritten: the sender is refused. The first line on stderr says which
+address it listens on (port 0 takes a free one).
+"""
+
+
+def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `receive` to the parser."""
+    parser = commands.add_parser(
+        "receive",
+        help="receive files from a `multifd send`",
+        description=DESCRIPTION,
+        epilog=EXIT_CODES_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--listen", type=address, required=True, metavar="ADDRESS", help="tcp://HOST:PORT or unix:///PATH"
+    )
+    parser.add_argument("--into", type=Path, required=True, metavar="DIR", help="an existing directory")
+    add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> Ending:
+    """Receive files once."""
+    if not arguments.into.is_dir():
+        raise UsageError(f"{printable(str(arguments.into))} is not a directory; make it first")
+    allow_many_files()
+    with IncomingFiles(arguments.into) as incoming:
+        return uvloop.run(receive(arguments.listen, incoming, open_display()))
+
+
+async def receive(where: str, incoming: IncomingFiles, display: Display) -> Ending:
+    """Listen, and take one session's files."""
+    listener = await listen(where)
+    try:
+        display.note(f"listening on {listener.address}")
+        destination = Destination(
+            listener,
+            blocks=incoming.provide,
+            devices=[],
+            kinds=[],
+            owner=incoming,
+            options=DestinationOptions(channels_max=64),
+        )
+        report = await follow(destination, display)
+    finally:
+        await listener.close()
+    return files_ending("received", {file.name: file.length for file in incoming.files.values()}, report)

@@ -1,0 +1,387 @@
+"""Drives one destination session: feeds its machine what happens, and does what it asks for. Everything here is on the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import socket
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, ClassVar
+
+from multifd import limits
+from multifd import messages as m
+from multifd.device.interface import Device
+from multifd.engine.events import EventQueue
+from multifd.engine.listener import Listener
+from multifd.engine.loader import DeviceLoader, LoadEvent, LoadFailed, LoadProgress
+from multifd.engine.offer import Offer, Provider, decide
+from multifd.engine.options import DestinationOptions
+from multifd.engine.owner import Owner
+from multifd.engine.progress import ProgressFeed
+from multifd.engine.receiver import ChannelReceiver, Mismatch, ReceiveEnded, ReceiveEvent
+from multifd.engine.transport import DataSocket, MainStream, SocketOptions, tune
+from multifd.errors import Code, MultifdError, OwnerError, TransportError
+from multifd.kinds.chunk import ChunkKind
+from multifd.kinds.ram import RamKind, ZeroKind
+from multifd.memory import Block
+from multifd.messages import EXPLICIT_SWITCHOVER
+from multifd.session import actions as a
+from multifd.session.destination import DestinationPlan, DestinationSession
+from multifd.session.states import DestinationState
+from multifd.slot import SlotKind
+from multifd.stats import Progress
+
+_TICK_S = 0.1
+_BEFORE_STATE = frozenset({DestinationState.HELLO, DestinationState.INVENTORY, DestinationState.ATTACH})
+
+
+class DestinationRun:
+    """One session of a destination. `claim` says whether this session may have the state (one may, at a time)."""
+
+    def __init__(
+        self, listener: Listener, main: MainStream, *, blocks: Sequence[Block] | Provider, devices: Sequence[Device],
+        kinds: Sequence[SlotKind], owner: Owner, options: DestinationOptions, progress: ProgressFeed,
+        claim: Callable[[DestinationRun], bool],
+    ) -> None:  # fmt: skip
+        self.options = options
+        self.secret = secrets.token_bytes(16)
+        self.decided = asyncio.Event()
+        able = [EXPLICIT_SWITCHOVER] if options.explicit_switchover else []
+        self.session = DestinationSession(
+            DestinationPlan(secret=self.secret, features=(*able, *options.codecs), channels_max=options.channels_max)
+        )
+        self.receivers: list[ChannelReceiver] = []
+        self.loaders: list[DeviceLoader] = []
+        self.error: MultifdError | None = None
+        self.began = self.transfer_began = self.transfer_ended = 0.0
+        self.had_state = False
+        self._listener = listener
+        self._main = main
+        self._blocks = blocks
+        self._devices = devices
+        self._user_kinds = kinds
+        self._owner = owner
+        self._progress = progress
+        self._claim = claim
+        self._offer: Offer | None = None
+        self._opened = False
+        self._loop = asyncio.get_running_loop()
+        self._events: EventQueue[ReceiveEvent | LoadEvent] = EventQueue(self._loop, self._handle_events)
+        self._kinds: dict[int, SlotKind] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ended = asyncio.Event()
+        self._source_gone = asyncio.Event()
+        self._confirmed = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._acting = False
+
+    # -- life
+
+    async def run(self, hello: m.Hello) -> None:
+        """Until the machine is in a final state and everything is released."""
+        self.began = self.now
+        ticker = self._loop.create_task(self._tick())
+        try:
+            self._handle_message(hello)
+            self._spawn(self._read_main())
+            await self._ended.wait()
+            if self.session.state is DestinationState.STARTED:
+                await self._confirmation()
+        except BaseException:
+            self.fail(MultifdError("the task that ran the destination was cancelled"))
+            if not self._ended.is_set():
+                await self._ended.wait()  # COMMIT was received: the owner is being started, within its deadline
+            raise
+        finally:
+            ticker.cancel()
+            await asyncio.shield(self._release())
+
+    @property
+    def now(self) -> float:
+        """The loop's clock: the machine's time."""
+        return self._loop.time()
+
+    @property
+    def explicit(self) -> bool:
+        """Whether explicit switchover is in use."""
+        return EXPLICIT_SWITCHOVER in self.session.features
+
+    def fail(self, error: MultifdError) -> None:
+        """Something failed on this side. Without effect once COMMIT was received."""
+        self.session.handle_main_lost(error, self.now)
+        self._act()
+
+    def snapshot(self) -> Progress:
+        """How it stands."""
+        received = sum(receiver.received_bytes for receiver in self.receivers)
+        elapsed = self.now - self.transfer_began if self.transfer_began else 0.0
+        return Progress(
+            state=self.session.state.value,
+            elapsed_s=self.now - self.began,
+            bytes_sent=received,
+            bytes_total=sum(block.length for block in self._offer.blocks) if self._offer else 0,
+            rate=received / elapsed if elapsed > 0 else 0.0,
+            waiting_for=tuple(
+                f"device {loader.device.name}: {loader.doing}" for loader in self.loaders if loader.doing != "loaded"
+            ),
+        )
+
+    async def _confirmation(self) -> None:
+        """The source closes main when it has read STARTED."""
+        try:
+            async with asyncio.timeout(limits.CLOSE_DEADLINE_S):
+                await self._source_gone.wait()
+        except TimeoutError:
+            return
+
+    async def _release(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._events.close()
+        await self._main.close()
+        for receiver in self.receivers:
+            receiver.cancel()
+        for receiver in self.receivers:
+            await asyncio.to_thread(receiver.join)
+        stuck = [loader.device.name for loader in self.loaders if not await asyncio.to_thread(loader.stop)]
+        if stuck and self.error is not None:
+            self.error = MultifdError(f"{self.error}; and device {', '.join(stuck)} did not let go of its worker")
+        if self._offer is not None:
+            self._offer.release()
+        if self._opened:
+            started = self.session.state is DestinationState.STARTED
+            self._listener.close_session(self.session.session, confirmed=self._confirmed or not started)
+
+    async def _read_main(self) -> None:
+        try:
+            async for message in self._main.messages():
+                self._handle_message(message)
+            self._confirmed = self.session.state is DestinationState.STARTED
+            self.fail(TransportError("the source closed the main connection"))
+        except TransportError as error:
+            self.fail(error)
+        finally:
+            self._source_gone.set()
+
+    async def _tick(self) -> None:
+        while True:
+            if self.had_state:
+                self._progress.publish(self.snapshot())
+            await asyncio.sleep(_TICK_S)
+
+    # -- for the listener
+
+    def attach(self, channel: int, connection: socket.socket) -> bool:
+        """A data channel of this session has come."""
+        if not self.session.may_attach(channel):
+            return False
+        tune(connection, SocketOptions(self.options.congestion_control, self.options.socket_buffer))
+        receiver = ChannelReceiver(
+            channel,
+            DataSocket(connection),
+            kinds=self._kinds,
+            codecs=[name for name in self.session.features if name in self.options.codecs],
+            events=self._events,
+        )
+        self.receivers.append(receiver)
+        self.session.handle_attached(channel, self.now)
+        if self.session.state is DestinationState.PRECOPY:
+            self._begin_state()
+        self._act()
+        return True
+
+    def outcome_asked(self) -> None:
+        """The source asks on a new connection what became of its COMMIT."""
+        self.session.handle_outcome_asked(self.now)
+        self._act()
+
+    def _begin_state(self) -> None:
+        self.had_state = True
+        self.transfer_began = self.now
+        self.receivers.sort(key=lambda each: each.number)
+        for loader in self.loaders:
+            loader.start()
+        for receiver in self.receivers:
+            receiver.start()
+
+    # -- what happens
+
+    def _handle_message(self, message: m.Message) -> None:
+        try:
+            self.session.handle_message(message, self.now)
+        except MultifdError as error:
+            self.session.handle_failure(error, self.now)
+        self._act()
+
+    def _handle_events(self) -> None:
+        now = self.now
+        counts = [
+            receiver.settled for receiver in self.receivers
+        ]  # before the events: mismatches among them come first
+        progress: dict[int, LoadProgress] = {}
+        for event in self._events.take():
+            if isinstance(event, Mismatch):
+                self.session.handle_mismatch(event.channel, event.sequence, live=event.live, now=now)
+            elif isinstance(event, LoadProgress):
+                progress[event.status.device] = event
+            elif isinstance(event, LoadFailed):
+                self.session.handle_failure(event.error, now)
+            else:
+                self._channel_ended(event)
+        try:
+            for each in progress.values():
+                self.session.handle_device_status(
+                    each.status, chunks=each.chunks, complete=each.complete, credit=each.credit, now=now
+                )
+            if self.had_state:
+                self.session.handle_settled(counts, now)
+        except MultifdError as error:
+            self.session.handle_failure(error, now)
+        self._act()
+
+    def _channel_ended(self, event: ReceiveEnded) -> None:
+        """A channel is gone. If it was lost, main may be about to say why: it gets a moment."""
+        if event.error is not None and not isinstance(event.error, TransportError):
+            error = event.error if isinstance(event.error, MultifdError) else MultifdError(repr(event.error))
+            self.session.handle_failure(error, self.now)
+            return
+        lost = event.error or TransportError(f"data channel {event.channel} ended before the session did")
+        self._loop.call_later(limits.LAST_WORDS_S, self._lost, lost)
+
+    def _lost(self, error: MultifdError) -> None:
+        if self.session.state not in (DestinationState.LOADED, DestinationState.STARTING):
+            self.session.handle_failure(error, self.now)
+            self._act()
+
+    # -- what to do
+
+    def _act(self) -> None:
+        if self._acting:
+            return
+        self._acting = True
+        try:
+            while (action := self.session.poll_action()) is not None:
+                self._DO[type(action)](self, action)
+        finally:
+            self._acting = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self.session.wake_at is not None and not self._ended.is_set():
+            self._timer = self._loop.call_at(self.session.wake_at, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self.session.handle_timer(self.now)
+        self._act()
+
+    def _send(self, action: a.Send) -> None:
+        try:
+            self._main.send(action.message)
+        except MultifdError as error:
+            self.session.handle_main_lost(error, self.now)
+
+    def _finished(self, action: a.Finished) -> None:
+        self.error = action.error
+        if self._opened and self.session.state is not DestinationState.STARTED:
+            self._listener.decide(self.session.session, m.Fate.ABORTED, str(action.error)[:1000])
+        self.decided.set()
+        self._ended.set()
+
+    def _decide(self, action: a.Decide) -> None:
+        self._spawn(self._decided(action))
+
+    async def _decided(self, action: a.Decide) -> None:
+        offer = await asyncio.to_thread(decide, action, self._blocks, self._devices, self._user_kinds)
+        self._offer = offer
+        refusals, verdicts = offer.verdict(explicit=self.explicit, credit=self.options.device_credit)
+        if not refusals and not action.preflight:
+            if not self._claim(self):
+                refusals = [m.Refusal(m.What.SESSION, "destination", Code.BUSY, "another migration is under way here")]
+            elif not self._listener.open_session(self.session.session, self):
+                refusals = [m.Refusal(m.What.SESSION, "session id", Code.REFUSED, "it was used before")]
+            else:
+                self._opened = True
+                self._accept(offer, action.kinds)
+        self.session.handle_decision(refusals, verdicts, self.now)
+        self._act()
+
+    def _accept(self, offer: Offer, kinds: Sequence[m.KindInfo]) -> None:
+        self.loaders = [
+            DeviceLoader(n, device, credit=self.options.device_credit, events=self._events)
+            for n, device in enumerate(offer.devices, start=1)
+        ]
+        sinks = {loader.number: loader for loader in self.loaders}
+        built_in = (RamKind(offer.blocks), ZeroKind(offer.blocks), ChunkKind(sinks))
+        by_name: Mapping[str, SlotKind] = {kind.name: kind for kind in (*built_in, *self._user_kinds)}
+        self._kinds = {number: by_name[kind.name] for number, kind in enumerate(kinds, start=1)}
+
+    def _prepare(self, _action: a.Prepare) -> None:
+        self.transfer_ended = self.now
+        self._spawn(self._prepared())
+
+    async def _prepared(self) -> None:
+        began = self.now
+        await _owners(self._owner.prepare(), "prepare")
+        self.session.handle_prepared({"prepare": self.now - began}, self.now)
+        self._act()
+
+    def _start_owner(self, _action: a.StartOwner) -> None:
+        self._starting = self._loop.create_task(self._started())
+
+    async def _started(self) -> None:
+        """After COMMIT: nothing stops this but its own failure."""
+        began = self.now
+        try:
+            async with asyncio.timeout(limits.OWNER_DEADLINE_S):
+                for loader in self.loaders:
+                    await loader.run_device()
+                devices_at = self.now
+                await _owners(self._owner.start(), "start")
+        except TimeoutError:
+            self.session.handle_failure(OwnerError("the owner did not start in time"), self.now)
+        except MultifdError as error:
+            self.session.handle_failure(error, self.now)
+        else:
+            self._listener.decide(self.session.session, m.Fate.STARTED, "")
+            parts = {"start_devices": devices_at - began, "start_owner": self.now - devices_at}
+            self.session.handle_owner_started(parts, self.now)
+        self._act()
+
+    _DO: ClassVar[dict[type, Callable[[DestinationRun, Any], None]]] = {
+        a.Send: _send,
+        a.Finished: _finished,
+        a.Decide: _decide,
+        a.Prepare: _prepare,
+        a.StartOwner: _start_owner,
+    }
+
+    # -- tasks
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(self._guard(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
+        """Whatever goes wrong in a task fails the session, with its cause."""
+        try:
+            await work
+        except MultifdError as error:
+            self.session.handle_failure(error, self.now)
+            self._act()
+        except Exception as error:  # a bug here, or in the owner or a device
+            self.session.handle_failure(MultifdError(f"{type(error).__name__}: {error}"), self.now)
+            self._act()
+
+
+async def _owners(work: Coroutine[Any, Any, None], what: str) -> None:
+    """Whatever the owner raises becomes an error that says what it was doing."""
+    try:
+        await work
+    except MultifdError:
+        raise
+    except Exception as error:
+        raise OwnerError(f"the owner could not {what}: {type(error).__name__}: {error}") from error

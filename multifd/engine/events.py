@@ -1,0 +1,55 @@
+"""What workers tell the loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from multifd import limits
+from multifd.engine.mailbox import Closed, Mailbox
+
+Event = TypeVar("Event")
+
+
+class EventQueue(Generic[Event]):
+    """From any number of workers to one handler on the loop, which calls `take`. A worker waits when it is full."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, handler: Callable[[], None]) -> None:
+        self._loop = loop
+        self._handler = handler
+        self._mailbox: Mailbox[Event] = Mailbox(limits.EVENTS_MAX, self.wake)
+        self._awake = False
+
+    def post(self, event: Event) -> None:
+        """*worker*: hand an event over; dropped if nobody listens any more."""
+        try:
+            self._mailbox.put(event)
+        except Closed:
+            return
+
+    def wake(self) -> None:
+        """*worker*: have the handler called soon, with events or none; many calls may make one.
+
+        The flag is set after whatever the worker wants to be seen, and cleared before the handler looks: nothing is missed. Two workers
+        at the same time may wake it twice, which is harmless.
+        """
+        if self._awake:
+            return
+        self._awake = True
+        try:
+            self._loop.call_soon_threadsafe(self._handle)
+        except RuntimeError:  # the loop is closed: nobody listens any more
+            return
+
+    def take(self) -> list[Event]:
+        """*loop*: all events that are there."""
+        return self._mailbox.take_now()
+
+    def close(self) -> None:
+        """*loop*: nothing is handled after this."""
+        self._mailbox.close(drop=True)
+
+    def _handle(self) -> None:
+        self._awake = False
+        self._handler()

@@ -1,0 +1,101 @@
+"""What a source offers, held against what is here: every reason to refuse, not the first. Runs in a helper thread: a provider may touch the disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from multifd import messages as m
+from multifd.device.interface import Device
+from multifd.errors import Code, StorageError
+from multifd.kinds.chunk import NAME as CHUNK
+from multifd.memory import Block
+from multifd.session.actions import Decide
+from multifd.session.handshake import DeviceOffer, decide_devices
+from multifd.slot import SlotKind
+
+Provider = Callable[[m.BlockInfo], Block]
+"""Makes a block for what the source offers, or raises `StorageError` with the reason to refuse it. Its blocks are closed at the session's end."""
+_BUILT_IN = frozenset({"ram", "zero", CHUNK})
+
+
+@dataclass(slots=True)
+class Offer:
+    """What was found: blocks and devices in the order of INVENTORY."""
+
+    blocks: list[Block] = field(default_factory=list)
+    devices: list[Device] = field(default_factory=list)
+    refusals: list[m.Refusal] = field(default_factory=list)
+    device_offers: list[DeviceOffer] = field(default_factory=list)
+    provided: bool = False
+
+    def verdict(self, *, explicit: bool, credit: int) -> tuple[list[m.Refusal], list[m.DeviceVerdict]]:
+        """All refusals, and what is decided for each device."""
+        verdicts, refusals = decide_devices(self.device_offers, explicit=explicit, credit=credit)
+        return [*self.refusals, *refusals], verdicts
+
+    def refuse(self, what: m.What, name: str, cause: str, code: Code = Code.REFUSED) -> None:
+        """One more reason."""
+        self.refusals.append(m.Refusal(what, name, code, cause))
+
+    def release(self) -> None:
+        """Close the blocks that a provider made."""
+        if self.provided:
+            for block in self.blocks:
+                block.close()
+
+
+def decide(
+    action: Decide, blocks: Sequence[Block] | Provider, devices: Sequence[Device], kinds: Sequence[SlotKind]
+) -> Offer:
+    """Hold the offer against what is here."""
+    offer = Offer(provided=callable(blocks))
+    if callable(blocks):
+        _provide(offer, action.blocks, blocks)
+    else:
+        _match_blocks(offer, action.blocks, blocks)
+    _match_devices(offer, action.devices, devices)
+    known = _BUILT_IN | {kind.name for kind in kinds}
+    for kind in action.kinds:
+        if kind.name not in known:
+            offer.refuse(m.What.KIND, kind.name, "unknown here")
+    return offer
+
+
+def _provide(offer: Offer, infos: Sequence[m.BlockInfo], provider: Provider) -> None:
+    for info in infos:
+        try:
+            offer.blocks.append(provider(info))
+        except StorageError as error:
+            offer.refuse(m.What.BLOCK, info.name, str(error), Code.STORAGE)
+
+
+def _match_blocks(offer: Offer, infos: Sequence[m.BlockInfo], blocks: Sequence[Block]) -> None:
+    here = {block.name: block for block in blocks}
+    for info in infos:
+        block = here.pop(info.name, None)
+        if block is None:
+            offer.refuse(m.What.BLOCK, info.name, "there is no such block here")
+        elif block.length != info.length:
+            offer.refuse(m.What.BLOCK, info.name, f"{info.length} bytes at the source, {block.length} here")
+        else:
+            offer.blocks.append(block)
+    for name in here:
+        offer.refuse(m.What.BLOCK, name, "is here and the source has none: it would stay empty")
+
+
+def _match_devices(offer: Offer, infos: Sequence[m.DeviceInfo], devices: Sequence[Device]) -> None:
+    here = {(device.id, device.instance): device for device in devices}
+    for info in infos:
+        device = here.pop((info.id, info.instance), None)
+        if device is None:
+            offer.device_offers.append(DeviceOffer(info, None, None))
+            continue
+        offer.devices.append(device)
+        try:
+            reason = device.check(info.token, info.schema_version)
+        except Exception as error:  # a device that can't even say whether it fits does not
+            reason = f"its check failed: {type(error).__name__}: {error}"
+        offer.device_offers.append(DeviceOffer(info, device.explicit_switchover, reason))
+    for device in here.values():
+        offer.refuse(m.What.DEVICE, device.name, "is here and the source has none: it would stay without state")

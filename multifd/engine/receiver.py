@@ -1,0 +1,154 @@
+"""The receiving end of one data channel: a worker thread that receives slots straight into place, verifies and commits them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from multifd import limits
+from multifd.codec import create
+from multifd.codec.interface import Codec
+from multifd.engine.events import EventQueue
+from multifd.engine.transport import DataSocket
+from multifd.errors import MultifdError, RemoteProtocolError, TransportError
+from multifd.slot import SlotKind, SlotTally
+from multifd.wire.slots import HEADER_BYTES, SlotHeader, payload_checksum, read_slot
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """A slot did not match its checksum."""
+
+    channel: int
+    sequence: int
+    live: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiveEnded:
+    """The worker has ended: with an error, or because the connection ended between two slots."""
+
+    channel: int
+    error: Exception | None
+
+
+ReceiveEvent = Mismatch | ReceiveEnded
+
+
+class ChannelReceiver:
+    """One data channel of a destination. `kinds` by number on the wire; `codecs` are the names that were negotiated."""
+
+    def __init__(
+        self,
+        number: int,
+        connection: DataSocket,
+        *,
+        kinds: Mapping[int, SlotKind],
+        codecs: Sequence[str],
+        events: EventQueue[Any],
+    ) -> None:
+        # set once
+        self.number = number
+        self._socket = connection
+        self._kinds = kinds
+        self._events = events
+        self.congestion_control = connection.congestion_control
+        self._thread = threading.Thread(target=self._run, name=f"multifd-receive-{number}", daemon=True)
+        # worker's; read by the loop
+        self.settled = 0
+        """Slots settled. A mismatch among them was posted before this was raised."""
+        self.received_bytes = 0
+        self.tallies: dict[str, SlotTally] = {kind.name: SlotTally() for kind in kinds.values()}
+        # worker's
+        made: list[Codec] = [codec for name in codecs if (codec := create(name)) is not None]
+        self._codecs = {codec.number: codec for codec in made}
+        self._codec_numbers = frozenset({1, *self._codecs})
+        self._header = memoryview(bytearray(HEADER_BYTES))
+        self._meta = memoryview(bytearray(limits.META_BYTES_MAX))
+        self._encoded = memoryview(bytearray(limits.SLOT_BYTES_MAX if made else 0))
+        self._target: Sequence[memoryview] = ()
+
+    def start(self) -> None:
+        """*loop*: begin."""
+        self._thread.start()
+
+    def cancel(self) -> None:
+        """*loop*: end now, wherever it is."""
+        self._socket.shut()
+
+    def join(self) -> None:
+        """*pool*: wait until the worker has ended, and close the connection."""
+        if self._thread.ident is not None:
+            self._thread.join()
+        self._socket.close()
+
+    # -- worker
+
+    def _run(self) -> None:
+        error: Exception | None = None
+        try:
+            while self._receive():
+                pass
+        except MultifdError as raised:
+            error = raised
+        except (OSError, EOFError) as raised:
+            error = TransportError(f"channel {self.number} was lost: {raised}")
+        except Exception as raised:  # whatever it is, the loop must hear of it
+            error = raised
+        self._events.post(ReceiveEnded(self.number, error))
+
+    def _receive(self) -> bool:
+        """One slot; False if the connection has ended before it."""
+        slot = read_slot(
+            self._header,
+            self._meta,
+            codecs=self._codec_numbers,
+            expect_sequence=self.settled + 1,
+            place=self._place,
+        )
+        try:
+            first = True
+            while True:
+                if not self._socket.receive(next(slot)):
+                    if first:
+                        return False
+                    raise EOFError("the connection ended inside a slot")
+                first = False
+        except StopIteration as end:
+            header, meta, buffers = end.value
+        self._settle(header, meta, buffers)
+        return True
+
+    def _place(self, header: SlotHeader, meta: bytes) -> Sequence[memoryview]:
+        kind = self._kinds.get(header.kind)
+        if kind is None:
+            raise RemoteProtocolError("slot.kind", f"one of {sorted(self._kinds)}", header.kind)
+        self._target = kind.place(header.owner, meta, header.length)
+        return self._target if header.codec == 1 else (self._encoded[: header.payload_length],)
+
+    def _settle(self, header: SlotHeader, meta: bytes, buffers: Sequence[memoryview]) -> None:
+        kind = self._kinds[header.kind]
+        if payload_checksum(buffers) != header.payload_checksum:
+            kind.discard(header.owner, meta, self._target)
+            self._events.post(Mismatch(self.number, header.sequence, header.live))
+        else:
+            if header.codec != 1:
+                self._decode(header, buffers[0])
+            kind.commit(header.owner, meta, self._target)
+            tally = self.tallies[kind.name]
+            tally.slots += 1
+            tally.bytes += header.length
+            tally.wire_bytes += header.payload_length
+            tally.compressed_slots += header.codec != 1
+        self._target = ()
+        self.received_bytes += header.payload_length
+        self.settled += 1
+        self._events.wake()
+
+    def _decode(self, header: SlotHeader, payload: memoryview) -> None:
+        try:
+            self._codecs[header.codec].decode(payload, self._target, header.length)
+        except ValueError as error:
+            raise RemoteProtocolError("slot payload", f"{header.length} bytes when decoded", str(error)) from error

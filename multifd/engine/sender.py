@@ -1,0 +1,208 @@
+"""The sending end of one data channel: a worker thread that turns work into slots and slots into bytes on a socket.
+
+Fields are grouped by owner. The worker writes, the loop reads: counters are plain ints, read at any time, exact once the worker is idle.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from multifd import limits
+from multifd.codec import create
+from multifd.codec.interface import Codec
+from multifd.engine.events import EventQueue
+from multifd.engine.mailbox import Closed, Mailbox
+from multifd.engine.transport import DataSocket
+from multifd.errors import LocalProtocolError, RemoteProtocolError
+from multifd.slot import Slot, SlotTally, Work
+from multifd.wire.slots import SlotHeader, payload_checksum, serialize_header
+
+_PLAIN = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A piece of work for a channel, and how to turn it into slots."""
+
+    flow: str
+    work: Work
+    expand: Callable[[Work], Iterator[Slot]]
+
+
+@dataclass(frozen=True, slots=True)
+class JobDone:
+    """A job's last slot is in the channel."""
+
+    channel: int
+    flow: str
+    length: int
+    """As the scheduler counted it."""
+
+
+@dataclass(frozen=True, slots=True)
+class SendFailed:
+    """The worker has ended with this error."""
+
+    channel: int
+    error: Exception
+
+
+SendEvent = JobDone | SendFailed
+
+
+class Ledger:
+    """The slots of one channel that are sent and not yet settled, oldest first: they still belong to the source."""
+
+    def __init__(self) -> None:
+        self._slots: deque[Slot] = deque()
+        self._settled = 0
+        self._room = threading.Condition(threading.Lock())
+        self._closed = False
+
+    @property
+    def settled(self) -> int:
+        """*any*: how many slots are settled."""
+        return self._settled
+
+    def append(self, slot: Slot) -> None:
+        """*worker*: a slot is about to be sent; waits while too many are unsettled. Raises `Closed`."""
+        if len(self._slots) >= limits.UNSETTLED_SLOTS_MAX:
+            with self._room:
+                while len(self._slots) >= limits.UNSETTLED_SLOTS_MAX and not self._closed:
+                    self._room.wait()
+        if self._closed:
+            raise Closed
+        self._slots.append(slot)
+
+    def get(self, sequence: int) -> Slot | None:
+        """*loop*: the unsettled slot of this sequence."""
+        index = sequence - 1 - self._settled
+        return self._slots[index] if 0 <= index < len(self._slots) else None
+
+    def settle(self, count: int) -> int:
+        """*loop*: so many slots are settled in all. Returns the bytes newly settled.
+
+        Raises `RemoteProtocolError` if that many were never sent, or the count goes back.
+        """
+        if not self._settled <= count <= self._settled + len(self._slots):
+            most = self._settled + len(self._slots)
+            raise RemoteProtocolError("SETTLED.counts", f"{self._settled}..{most} for this channel", count)
+        settled_bytes = sum(self._slots.popleft().length for _ in range(count - self._settled))
+        self._settled = count
+        with self._room:
+            self._room.notify_all()
+        return settled_bytes
+
+    def close(self) -> None:
+        """*loop*: forget all, and wake the worker."""
+        with self._room:
+            self._closed = True
+            self._room.notify_all()
+
+
+class ChannelSender:
+    """One data channel of a source."""
+
+    def __init__(
+        self, number: int, connection: DataSocket, *, kinds: Mapping[str, int], codec: str, events: EventQueue[Any]
+    ) -> None:
+        # set once
+        self.number = number
+        self.ledger = Ledger()
+        self._socket = connection
+        self._kinds = kinds
+        self._events = events
+        self._jobs: Mailbox[Job] = Mailbox(limits.CHANNEL_QUEUE_ITEMS_MAX)
+        self._thread = threading.Thread(target=self._run, name=f"multifd-send-{number}", daemon=True)
+        # loop's
+        self.queued = 0
+        """Jobs handed over and not done."""
+        # worker's; read by the loop
+        self.sent_slots = 0
+        self.sent_bytes = 0
+        self.tallies: dict[str, SlotTally] = {name: SlotTally() for name in kinds}
+        self._codec: Codec | None = create(codec)
+
+    @property
+    def congestion_control(self) -> str:
+        """What is really in use."""
+        return self._socket.congestion_control
+
+    def start(self) -> None:
+        """*loop*: begin."""
+        self._thread.start()
+
+    @property
+    def room(self) -> int:
+        """*loop*: how many more jobs it takes now."""
+        return limits.CHANNEL_QUEUE_ITEMS_MAX - self.queued
+
+    def put(self, job: Job) -> None:
+        """*loop*: hand over a job; there is room."""
+        self.queued += 1
+        self._jobs.put_now(job)
+
+    def finish(self) -> None:
+        """*loop*: end after what is queued."""
+        self._jobs.close()
+
+    def cancel(self) -> None:
+        """*loop*: end now, wherever it is."""
+        self._jobs.close(drop=True)
+        self.ledger.close()
+        self._socket.shut()
+
+    def join(self) -> None:
+        """*pool*: wait until the worker has ended, and close the connection."""
+        if self._thread.ident is not None:
+            self._thread.join()
+        self._socket.close()
+
+    # -- worker
+
+    def _run(self) -> None:
+        try:
+            while True:
+                for job in self._jobs.take():
+                    for slot in job.expand(job.work):
+                        self._send(slot)
+                    self._events.post(JobDone(self.number, job.flow, job.work.length))
+        except Closed:
+            return
+        except Exception as error:  # whatever it is, the loop must hear of it
+            self._events.post(SendFailed(self.number, error))
+
+    def _send(self, slot: Slot) -> None:
+        if len(slot.buffers) > limits.EXTENTS_MAX or slot.length > limits.SLOT_BYTES_MAX:
+            raise LocalProtocolError(
+                f"slot of kind {slot.kind}", "at most EXTENTS_MAX buffers and SLOT_BYTES_MAX bytes", slot.length
+            )
+        codec, payload, wire_length = _PLAIN, slot.buffers, slot.length
+        if self._codec is not None and slot.length:
+            encoded = self._codec.encode(slot.buffers, slot.length)
+            if encoded is not None:
+                codec, payload, wire_length = self._codec.number, (encoded,), len(encoded)
+        self.ledger.append(slot)
+        header = SlotHeader(
+            codec=codec,
+            live=slot.live,
+            kind=self._kinds[slot.kind],
+            owner=slot.owner,
+            sequence=self.sent_slots + 1,
+            meta_length=len(slot.meta),
+            payload_length=wire_length,
+            length=slot.length,
+            payload_checksum=payload_checksum(payload),
+        )
+        self._socket.send((serialize_header(header, slot.meta) + slot.meta, *payload))
+        self.sent_slots += 1
+        self.sent_bytes += wire_length
+        tally = self.tallies[slot.kind]
+        tally.slots += 1
+        tally.bytes += slot.length or slot.covers
+        tally.wire_bytes += wire_length
+        tally.compressed_slots += codec != _PLAIN

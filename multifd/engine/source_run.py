@@ -1,0 +1,542 @@
+"""Drives one source session: feeds its machine what happens, and does what it asks for. Everything here is on the loop.
+
+The machine decides (`session.source`), the dispatcher fills channels, savers save devices; this file connects them and owns their lives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, ClassVar
+
+from multifd import limits
+from multifd import messages as m
+from multifd.device.interface import Device
+from multifd.engine.dispatch import Dispatcher
+from multifd.engine.downtime import DowntimeClock
+from multifd.engine.events import EventQueue
+from multifd.engine.options import SourceOptions
+from multifd.engine.owner import Owner
+from multifd.engine.progress import ProgressFeed
+from multifd.engine.saver import ChunkSaved, DeviceSaver, Rearmed, SaveEvent, SaveFailed
+from multifd.engine.sender import ChannelSender, JobDone, SendEvent, SendFailed
+from multifd.engine.transport import Address, DataSocket, MainStream, SocketOptions, connect, translated
+from multifd.errors import DeadlineError, DeviceError, MultifdError, OwnerError, RemoteProtocolError, TransportError
+from multifd.kinds.chunk import NAME as CHUNK
+from multifd.session import actions as a
+from multifd.session.convergence import DeviceNeed, FeedNeed, Situation
+from multifd.session.source import SourcePlan, SourceSession
+from multifd.session.states import SourceState
+from multifd.slot import Feed, Slot, Work
+from multifd.stats import Progress
+from multifd.wire.preamble import MAIN_PREAMBLE, DataPreamble
+
+_TICK_S = 0.1
+_FIXED_S = 0.005
+"""Stop and start of an owner and the round trips of the end: what a local owner takes, measured."""
+_STOPPED = frozenset({SourceState.SWITCHING, SourceState.STOP_COPY, SourceState.LOADING, SourceState.COMMITTED})
+
+
+def device_flow(number: int) -> str:
+    """The flow of one device: a class of its own for the scheduler, so that devices share fairly."""
+    return f"{CHUNK}:{number}"
+
+
+def _as_they_are(work: Work) -> Iterable[Slot]:
+    assert isinstance(work, Slot)
+    return (work,)
+
+
+class SourceRun:
+    """One session of a source, from HELLO to its end."""
+
+    def __init__(
+        self, address: Address, plan: SourcePlan, *, feeds: Sequence[Feed], devices: Sequence[Device], owner: Owner,
+        options: SourceOptions, progress: ProgressFeed,
+    ) -> None:  # fmt: skip
+        self.session = SourceSession(plan)
+        self.dispatcher = Dispatcher(bandwidth_limit=options.bandwidth_limit)
+        self.downtime = DowntimeClock()
+        self.began = self.transfer_began = self.transfer_ended = 0.0
+        self.error: MultifdError | None = None
+        self.waited: dict[int, float] = {}
+        """Device → seconds that all else was ready to switch and it was not."""
+        self.mismatches = 0
+        self.congestion_control = ""
+        self._address = address
+        self._feeds = {feed.name: feed for feed in feeds}
+        self._flow_of_kind = {kind: feed.name for feed in feeds for kind in feed.kinds}
+        self._owner = owner
+        self._options = options
+        self._progress = progress
+        self._loop = asyncio.get_running_loop()
+        self._events: EventQueue[SendEvent | SaveEvent] = EventQueue(self._loop, self._handle_events)
+        self.savers = [DeviceSaver(n, device, self._events) for n, device in enumerate(devices, start=1)]
+        self._main: MainStream | None = None
+        self._pool = ThreadPoolExecutor(max(2, len(feeds) + 1), thread_name_prefix="multifd-pool")
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._owner_task: asyncio.Task[None] | None = None
+        self._ended = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        self._rounds: dict[str, int] = {}
+        """Flow → bytes sent when its running round began."""
+        self._collecting: set[str] = set()
+        self._stop_copies_left: int | None = None
+        self._end_resends: int | None = None
+        self._surveyed: Situation | None = None
+        self._acting = False
+        self._asking: asyncio.Task[None] | None = None
+
+    # -- life
+
+    async def run(self) -> None:
+        """Until the machine is in a final state or in doubt, and everything is released."""
+        self.began = self.now
+        ticker = self._loop.create_task(self._tick())
+        try:
+            await self._connect()
+            await self._ended.wait()
+        except BaseException:
+            if not self.cancel("the task that ran the migration was cancelled"):
+                await self._ended.wait()  # after COMMIT: deadlines bound how long it takes to know
+            raise
+        finally:
+            ticker.cancel()
+            await asyncio.shield(self._release())
+
+    async def continue_in_doubt(self, step: Callable[[], None]) -> None:
+        """In doubt: have the machine take a step (ask again, or the operator's word), until it is final or in doubt again."""
+        self._ended.clear()
+        step()
+        self._act()
+        await self._ended.wait()
+        await self._finish_owner()
+        await self._stop_savers()
+
+    def cancel(self, cause: str) -> bool:
+        """Call it off; False if it is too late."""
+        done = self.session.cancel(cause, self.now)
+        self._act()
+        return done
+
+    @property
+    def now(self) -> float:
+        """The loop's clock: the machine's time."""
+        return self._loop.time()
+
+    async def _connect(self) -> None:
+        try:
+            self._main = await MainStream.open(self._address, MAIN_PREAMBLE)
+        except TransportError as error:
+            self.session.handle_failure(error, self.now)
+            self._act()
+            return
+        self.session.start(self.now)
+        self._act()
+        self._spawn(self._read_main(self._main))
+
+    async def _release(self) -> None:
+        await self._finish_owner()
+        if self._timer is not None:
+            self._timer.cancel()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for sender in self.dispatcher.senders:
+            sender.cancel()
+        self._events.close()
+        for sender in self.dispatcher.senders:
+            await asyncio.to_thread(sender.join)
+        if self.session.state is not SourceState.IN_DOUBT:
+            await self._stop_savers()
+        if self._main is not None:
+            await self._main.close()
+        for feed in self._feeds.values():
+            await self._loop.run_in_executor(self._pool, feed.close)
+        self._pool.shutdown(wait=False)
+
+    async def _stop_savers(self) -> None:
+        stuck = [saver.device.name for saver in self.savers if not await asyncio.to_thread(saver.stop)]
+        if stuck and self.error is not None:
+            self.error = DeviceError(", ".join(stuck), f"did not let go of its worker; {self.error}")
+
+    async def _finish_owner(self) -> None:
+        """Let the owner's last stop or start end; the devices of a migration that was called off run on."""
+        if self._owner_task is not None:
+            await asyncio.gather(self._owner_task, return_exceptions=True)
+        if self.session.state not in (SourceState.COMPLETED, SourceState.IN_DOUBT):
+            await self._resume_devices()
+
+    async def _read_main(self, main: MainStream) -> None:
+        try:
+            async for message in main.messages():
+                self._handle_message(message)
+            raise TransportError("the destination closed the main connection")
+        except MultifdError as error:
+            self._fail(error)
+
+    async def _tick(self) -> None:
+        while True:
+            self._progress.publish(self.snapshot())
+            await asyncio.sleep(_TICK_S)
+
+    def snapshot(self) -> Progress:
+        """How it stands."""
+        session, decision, situation = self.session, self.session.decision, self._surveyed
+        now = self.now
+        return Progress(
+            state=session.state.value,
+            elapsed_s=now - self.began,
+            round=session.round,
+            bytes_sent=self.dispatcher.sent_bytes,
+            bytes_total=sum(block.length for block in session.plan.blocks),
+            bytes_left=self._bytes_left(situation),
+            rate=self.dispatcher.meter.rate(now) or 0.0,
+            expected_downtime_s=decision.expected_downtime_s if decision else None,
+            waiting_for=session.waiting_for,
+        )
+
+    def _bytes_left(self, situation: Situation | None) -> int:
+        if situation is None:
+            return max(0, sum(block.length for block in self.session.plan.blocks) - self.dispatcher.sent_bytes)
+        return sum(feed.pending_bytes for feed in situation.feeds) + sum(device.bytes for device in situation.devices)
+
+    # -- what happens
+
+    def _handle_message(self, message: m.Message) -> None:
+        now = self.now
+        self.session.handle_message(message, now)
+        if isinstance(message, m.Settled):
+            self.dispatcher.settle(message.counts, now)
+        elif isinstance(message, m.Loaded):
+            self.downtime.mark("load", now)
+        elif isinstance(message, m.Started):
+            self.downtime.end("start", now)
+        self._act()
+
+    def _handle_events(self) -> None:
+        now = self.now
+        for event in self._events.take():
+            if isinstance(event, JobDone):
+                self.dispatcher.handle_done(event)
+            elif isinstance(event, ChunkSaved):
+                self.dispatcher.put(device_flow(event.device), iter((event.slot,)), now)
+            elif isinstance(event, Rearmed):
+                self.session.handle_rearm(event.device, now)
+            elif isinstance(event, SaveFailed):
+                self.session.handle_failure(event.error, now)
+            else:
+                self.session.handle_failure(_as_ours(event), now)
+        self._advance()
+        self._act()
+
+    def _advance(self) -> None:
+        """After work left for the sockets: more work, ends of rounds, the end of all."""
+        now = self.now
+        self.dispatcher.pump(now)
+        self.session.handle_sent(sum(self.dispatcher.counts), now)
+        for flow in [flow for flow in self._rounds if flow not in self._collecting and self.dispatcher.is_dry(flow)]:
+            began_bytes = self._rounds.pop(flow)
+            self.session.handle_round_sent(flow, self.dispatcher.counts, self.dispatcher.sent_bytes - began_bytes)
+        if self._stop_copies_left == 0 and not self._rounds and self.dispatcher.all_dry:
+            self._all_sent(now)
+
+    def _all_sent(self, now: float) -> None:
+        if self._end_resends == self.session.resends:
+            return
+        if self._end_resends is None:
+            self.downtime.mark("stop_copy", now)
+            self.transfer_ended = now
+        self._end_resends = self.session.resends
+        chunks = {saver.number: saver.chunks for saver in self.savers}
+        self.session.handle_all_sent(self.dispatcher.counts, chunks, now)
+
+    def _fail(self, error: MultifdError) -> None:
+        self.session.handle_failure(error, self.now)
+        self._act()
+
+    # -- what to do
+
+    def _act(self) -> None:
+        """Do everything that the machine asks for, in its order."""
+        if self._acting:  # an action's own doing came back here: the loop below goes on with it
+            return
+        self._acting = True
+        try:
+            while (action := self.session.poll_action()) is not None:
+                self._DO[type(action)](self, action)
+        finally:
+            self._acting = False
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        times = [at for at in (self.session.wake_at, self.dispatcher.wake_at) if at is not None]
+        if times and not self._ended.is_set():
+            self._timer = self._loop.call_at(min(times), self._on_timer)
+
+    def _on_timer(self) -> None:
+        self.session.handle_timer(self.now)
+        self._advance()
+        self._act()
+
+    def _send(self, action: a.Send) -> None:
+        if self._main is None:
+            return
+        try:
+            self._main.send(action.message)
+        except MultifdError as error:
+            self.session.handle_failure(error, self.now)
+
+    def _finished(self, action: a.Finished) -> None:
+        self.error = action.error
+        self._ended.set()
+
+    def _open_channels(self, action: a.OpenChannels) -> None:
+        self._spawn(self._opened(action))
+
+    async def _opened(self, action: a.OpenChannels) -> None:
+        options = SocketOptions(self._options.congestion_control, self._options.socket_buffer)
+        kinds = {kind.name: number for number, kind in enumerate(self.session.plan.kinds, start=1)}
+
+        async def one(number: int) -> ChannelSender:
+            connection = await connect(self._address, options)
+            with translated(f"data channel {number} could not be opened"):
+                preamble = DataPreamble(action.session, action.secret, number).serialize()
+                await self._loop.sock_sendall(connection, preamble)
+            return ChannelSender(
+                number, DataSocket(connection), kinds=kinds, codec=self._options.codec, events=self._events
+            )
+
+        self.dispatcher.senders = list(await asyncio.gather(*(one(n) for n in range(1, action.count + 1))))
+        self.congestion_control = self.dispatcher.senders[0].congestion_control
+        for sender in self.dispatcher.senders:
+            sender.start()
+        for feed in self._feeds.values():
+            self.dispatcher.add_flow(feed.name, feed.weight, feed.expand)
+        for saver in self.savers:
+            self.dispatcher.add_flow(device_flow(saver.number), 1, lambda work: iter(_as_they_are(work)))
+            saver.start()
+        self.transfer_began = self.now
+
+    def _begin_round(self, action: a.BeginRound) -> None:
+        self._rounds[action.class_name] = self.dispatcher.sent_bytes
+        self._collecting.add(action.class_name)
+        self._spawn(self._collect(action))
+
+    async def _collect(self, action: a.BeginRound) -> None:
+        feed = self._feeds[action.class_name]
+        work = await self._loop.run_in_executor(self._pool, lambda: feed.collect(live=action.live))
+        self._collecting.discard(feed.name)
+        self.dispatcher.put(feed.name, iter(work), self.now)
+        self._advance()
+        self._act()
+
+    def _save_initial(self, action: a.SaveInitial) -> None:
+        self.savers[action.device - 1].save_initial(action.epoch)
+
+    def _grant_credit(self, action: a.GrantCredit) -> None:
+        self.savers[action.device - 1].grant(action.bytes)
+
+    def _survey(self, _action: a.Survey) -> None:
+        self._spawn(self._surveyed_now())
+
+    async def _surveyed_now(self) -> None:
+        needs = []
+        for feed in self._feeds.values():
+            pending, words = await self._loop.run_in_executor(self._pool, _look_at, feed)
+            needs.append(FeedNeed(feed.name, words, pending))
+        now = self.now
+        situation = Situation(
+            now=now, began=self.session.began, rate=self.dispatcher.meter.rate(now), feeds=needs,
+            devices=[self._device_need(saver) for saver in self.savers], downtime_limit_s=self._options.downtime_limit_s,
+            deadline_s=self._options.deadline_s, fixed_s=_FIXED_S, explicit=self._options.explicit_switchover,
+        )  # fmt: skip
+        before = self._surveyed
+        self._surveyed = situation
+        self.session.handle_survey(situation, now)
+        self._count_waiting(before, now)
+        self._advance()
+        self._act()
+
+    def _device_need(self, saver: DeviceSaver) -> DeviceNeed:
+        assert self.session.verdict is not None
+        number, pending = saver.number, saver.pending
+        status = self.session.statuses.get(number)
+        takes_part = self.session.verdict.devices[number - 1].takes_part
+        learned = status.load_s / status.loaded_bytes if status is not None and status.loaded_bytes else None
+        return DeviceNeed(
+            name=saver.device.name, takes_part=takes_part, initial=pending.initial, dirty=pending.dirty,
+            stop_copy=pending.stop_copy, load_seconds_per_byte=learned, declared_stop_s=saver.device.stop_seconds,
+            initial_sent=saver.initial_saved, ready=number not in self.session.gate.waiting_for(),
+            doing=status.doing if status is not None else "no status yet", epoch=self.session.gate.epochs[number],
+        )  # fmt: skip
+
+    def _count_waiting(self, before: Situation | None, now: float) -> None:
+        """How long devices alone stood in the way: feeds fit, and somebody's READY was missing."""
+        decision = self.session.decision
+        if before is None or decision is None or decision.expected_downtime_s is None:
+            return
+        if decision.expected_downtime_s <= self._options.downtime_limit_s:
+            for number in self.session.gate.waiting_for():
+                self.waited[number] = self.waited.get(number, 0.0) + now - before.now
+
+    def _throttle(self, action: a.Throttle) -> None:
+        self._spawn(self._owner.throttle(action.level))
+
+    def _stop_owner(self, _action: a.StopOwner) -> None:
+        self._owner_task = self._loop.create_task(self._guard(self._stopped(self._owner_task)))
+
+    async def _stopped(self, before: asyncio.Task[None] | None) -> None:
+        if before is not None:
+            await before
+        await asyncio.gather(*(saver.pause() for saver in self.savers))
+        self.downtime.begin(self.now)
+        await self._within(self._owner.stop(), "the owner to stop")
+        self.downtime.mark("stop_owner", self.now)
+        rearmed = [saver.number for saver in self.savers if await saver.has_rearmed()]
+        self.downtime.mark("ask_devices", self.now)
+        self.session.handle_owner_stopped(rearmed, self.now)
+        self._act()
+
+    def _start_owner(self, _action: a.StartOwner) -> None:
+        self._owner_task = self._loop.create_task(self._started_again(self._owner_task))
+
+    async def _started_again(self, before: asyncio.Task[None] | None) -> None:
+        """The switchover is called off. Whatever stopping it came to, the owner runs here again."""
+        if before is not None:
+            before.cancel()
+            await asyncio.gather(before, return_exceptions=True)
+        if self.session.state is not SourceState.PRECOPY:
+            await self._resume_devices()
+        try:
+            await self._within(self._owner.start(), "the owner to start again")
+        except MultifdError as error:
+            self.error = OwnerError(f"{self.error}; and then the owner could not be started again: {error}")
+        self.downtime.end("start_again", self.now)
+
+    async def _resume_devices(self) -> None:
+        for saver in self.savers:
+            if saver.device_moved:
+                try:
+                    await self._within(saver.resume(), f"device {saver.device.name} to run again")
+                except MultifdError as error:
+                    self.error = OwnerError(f"{self.error}; and then {error}")
+
+    def _save_stop_copy(self, _action: a.SaveStopCopy) -> None:
+        self._stop_copies_left = len(self.savers)
+        for saver in self.savers:
+            self._spawn(self._stop_copied(saver))
+
+    async def _stop_copied(self, saver: DeviceSaver) -> None:
+        await saver.save_stop_copy()
+        assert self._stop_copies_left is not None
+        self._stop_copies_left -= 1
+        self._handle_events()
+
+    def _resend(self, action: a.ResendSlot) -> None:
+        try:
+            slot = self.dispatcher.slot(action.channel, action.sequence)
+        except RemoteProtocolError as error:
+            self.session.handle_failure(error, self.now)
+            return
+        flow = device_flow(slot.owner) if slot.kind == CHUNK else self._flow_of_kind[slot.kind]
+        if slot.live:
+            self.mismatches += 1
+            self._feeds[flow].mark_dirty(slot)
+        elif self.session.handle_corrupt(self.now):
+            self.dispatcher.again(flow, slot, self.now)
+
+    def _ask_outcome(self, _action: a.AskForOutcome) -> None:
+        self._asking = self._loop.create_task(self._asked())
+
+    async def _asked(self) -> None:
+        cause = ""
+        for attempt in range(limits.OUTCOME_TRIES):
+            if attempt:
+                await asyncio.sleep(limits.OUTCOME_PAUSE_S)
+            try:
+                async with asyncio.timeout(limits.OUTCOME_DEADLINE_S):
+                    answer = await self._ask_once()
+                self.session.handle_outcome(answer, self.now)
+                self.downtime.end("ask_outcome", self.now)
+                break
+            except TimeoutError:
+                cause = f"no answer from {self._address} within {limits.OUTCOME_DEADLINE_S:g} s"
+            except MultifdError as error:
+                cause = str(error)
+        else:
+            self.session.handle_no_answer(cause, self.now)
+        self._act()
+
+    async def _ask_once(self) -> m.OutcomeIs:
+        stream = await MainStream.open(self._address, MAIN_PREAMBLE)
+        try:
+            stream.send(m.AskOutcome(self.session.plan.session, self.session.secret))
+            answer = await stream.receive()
+        finally:
+            await stream.close()
+        if not isinstance(answer, m.OutcomeIs):
+            raise RemoteProtocolError("the answer to OUTCOME", "OUTCOME_IS", answer)
+        return answer
+
+    _DO: ClassVar[dict[type, Callable[[SourceRun, Any], None]]] = {
+        a.Send: _send,
+        a.Finished: _finished,
+        a.OpenChannels: _open_channels,
+        a.BeginRound: _begin_round,
+        a.SaveInitial: _save_initial,
+        a.GrantCredit: _grant_credit,
+        a.Survey: _survey,
+        a.Throttle: _throttle,
+        a.StopOwner: _stop_owner,
+        a.StartOwner: _start_owner,
+        a.SaveStopCopy: _save_stop_copy,
+        a.ResendSlot: _resend,
+        a.AskForOutcome: _ask_outcome,
+    }
+
+    # -- tasks
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(self._guard(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
+        """Whatever goes wrong in a task fails the session, with its cause."""
+        try:
+            await work
+        except MultifdError as error:
+            self._fail(error)
+        except Exception as error:  # a bug here, or in the owner or a feed
+            self._fail(_as_ours(error))
+
+    async def _within(self, work: Coroutine[Any, Any, None], what: str) -> None:
+        try:
+            async with asyncio.timeout(limits.OWNER_DEADLINE_S):
+                await work
+        except TimeoutError as error:
+            raise DeadlineError(what, limits.OWNER_DEADLINE_S) from error
+        except MultifdError:
+            raise
+        except Exception as error:
+            raise OwnerError(f"{type(error).__name__}: {error}") from error
+
+
+def _look_at(feed: Feed) -> tuple[int, str]:
+    pending = feed.pending()
+    return pending, feed.describe() if pending else ""
+
+
+def _as_ours(failed: SendFailed | Exception) -> MultifdError:
+    error = failed.error if isinstance(failed, SendFailed) else failed
+    where = f"data channel {failed.channel}: " if isinstance(failed, SendFailed) else ""
+    if isinstance(error, MultifdError):
+        return error
+    if isinstance(error, OSError):
+        return TransportError(f"{where}{error.strerror or error}")
+    return MultifdError(f"{where}{type(error).__name__}: {error}")

@@ -1,0 +1,279 @@
+"""Sockets: addresses, connecting, listening, and whole reads and writes. The only place that knows socket options.
+
+TLS will be one more way to make a connection here: everything above uses `DataSocket` and `MainStream` only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import socket
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from multifd import limits
+from multifd.errors import TransportError
+from multifd.messages import Message
+from multifd.slot import Buffer
+from multifd.wire.control import ControlReader, serialize
+
+_READ_BYTES = 64 * limits.KIB
+_BACKLOG = 256
+_KEEPALIVE = ((socket.TCP_KEEPIDLE, 10), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 4))
+"""A host that vanished is noticed after 30 s, as long as STALL_DEADLINE_S."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """`tcp://HOST:PORT` (IPv6 in brackets) or `unix:///PATH`."""
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Raise `ValueError` with what was expected."""
+        parts = urlsplit(text)
+        if parts.scheme == "unix" and not parts.netloc and parts.path:
+            return cls(path=parts.path)
+        if parts.scheme == "tcp" and parts.hostname and parts.path in ("", "/"):
+            with contextlib.suppress(ValueError):
+                if parts.port is not None:
+                    return cls(host=parts.hostname, port=parts.port)
+        raise ValueError(f"an address is tcp://HOST:PORT or unix:///PATH, not {text!r}")
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"unix://{self.path}"
+        return f"tcp://[{self.host}]:{self.port}" if ":" in self.host else f"tcp://{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class SocketOptions:
+    """Options of data channels; None leaves the system's default."""
+
+    congestion_control: str | None = None
+    buffer: int | None = None
+
+
+@contextlib.contextmanager
+def translated(doing: str) -> Iterator[None]:
+    """Turn the system's errors into `TransportError`, once, at the border."""
+    try:
+        yield
+    except (OSError, EOFError, TimeoutError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
+        raise TransportError(f"{doing}: {reason}") from error
+
+
+async def connect(address: Address, options: SocketOptions | None = None) -> socket.socket:
+    """A connected, non-blocking socket. Raises `TransportError`."""
+    loop = asyncio.get_running_loop()
+    with translated(f"can't connect to {address}"):
+        async with asyncio.timeout(limits.CONNECT_DEADLINE_S):
+            if address.path:
+                return await _connect_one(loop, socket.AF_UNIX, address.path, options)
+            found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+            last: OSError = OSError(errno.EADDRNOTAVAIL, "no address found")
+            for family, _, _, _, target in found:
+                try:
+                    return await _connect_one(loop, family, target, options)
+                except OSError as error:
+                    last = error
+            raise last
+
+
+async def _connect_one(
+    loop: asyncio.AbstractEventLoop, family: int, target: object, options: SocketOptions | None
+) -> socket.socket:
+    connection = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        connection.setblocking(False)
+        tune(connection, options)
+        await loop.sock_connect(connection, target)  # type: ignore[arg-type]  # one of getaddrinfo's or a path
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def listen_socket(address: Address) -> tuple[socket.socket, Address]:
+    """A listening, non-blocking socket and the address that it really has. Raises `TransportError`."""
+    with translated(f"can't listen on {address}"):
+        if address.path:
+            _remove_stale(address.path)
+            listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            target: object = address.path
+        else:
+            family, _, _, _, target = socket.getaddrinfo(
+                address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )[0]
+            listener = socket.socket(family, socket.SOCK_STREAM)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(target)  # type: ignore[arg-type]
+            listener.listen(_BACKLOG)
+            listener.setblocking(False)
+        except BaseException:
+            listener.close()
+            raise
+    if address.path:
+        return listener, address
+    return listener, Address(host=address.host, port=listener.getsockname()[1])
+
+
+def _remove_stale(path: str) -> None:
+    """Remove a socket that nobody listens on any more; leave anything else for bind to complain about."""
+    if not Path(path).is_socket():
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        if probe.connect_ex(path) == errno.ECONNREFUSED:
+            Path(path).unlink()
+
+
+def tune(connection: socket.socket, options: SocketOptions | None) -> None:
+    """Set what every connection needs, and the options of a data channel."""
+    if options is not None and options.buffer:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, options.buffer)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, options.buffer)
+    if connection.family == socket.AF_UNIX:
+        return
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _KEEPALIVE:
+        connection.setsockopt(socket.IPPROTO_TCP, name, value)
+    if options is not None and options.congestion_control:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, options.congestion_control.encode())
+
+
+def congestion_control(connection: socket.socket) -> str:
+    """What is really in use; empty for a unix socket."""
+    if connection.family == socket.AF_UNIX:
+        return ""
+    return connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0").decode()
+
+
+class DataSocket:
+    """A data channel's connection, blocking, for one worker thread. `shut` may be called by any thread and wakes the worker."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        connection.setblocking(True)
+        self._socket = connection
+
+    @property
+    def congestion_control(self) -> str:
+        """What is really in use."""
+        return congestion_control(self._socket)
+
+    def send(self, buffers: Sequence[Buffer]) -> None:
+        """*worker*: send all of it. Raises `OSError`."""
+        length = sum(len(each) for each in buffers)
+        sent = self._socket.sendmsg(buffers)
+        while sent < length:  # a blocking sendmsg is cut short by a signal only
+            buffers = _rest(buffers, sent)
+            length -= sent
+            sent = self._socket.sendmsg(buffers)
+
+    def receive(self, buffers: Sequence[memoryview]) -> bool:
+        """*worker*: fill all of it. False if the connection ended before its first byte; raises `EOFError` after it, or `OSError`."""
+        length = sum(len(each) for each in buffers)
+        got = self._receive_some(buffers)
+        if got == 0 and length:
+            return False
+        while got < length:
+            buffers = [memoryview(each) for each in _rest(buffers, got)]
+            length -= got
+            got = self._receive_some(buffers)
+            if got == 0:
+                raise EOFError("the connection ended inside a slot")
+        return True
+
+    def _receive_some(self, buffers: Sequence[memoryview]) -> int:
+        if len(buffers) == 1:
+            return self._socket.recv_into(buffers[0], 0, socket.MSG_WAITALL)
+        return self._socket.recvmsg_into(buffers, 0, socket.MSG_WAITALL)[0]
+
+    def shut(self) -> None:
+        """*any*: end it for both directions."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """*loop*: after the worker has ended."""
+        self._socket.close()
+
+
+def _rest(buffers: Sequence[Buffer], done: int) -> list[Buffer]:
+    """The buffers without their first `done` bytes."""
+    rest: list[Buffer] = []
+    for each in buffers:
+        if done >= len(each):
+            done -= len(each)
+            continue
+        rest.append(memoryview(each)[done:] if done else each)
+        done = 0
+    return rest
+
+
+class MainStream:
+    """Main: control frames over an asyncio stream."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._parser = ControlReader()
+        self._ready: list[Message] = []
+
+    @classmethod
+    async def over(cls, connection: socket.socket) -> MainStream:
+        """Take over a connected socket."""
+        reader, writer = await asyncio.open_connection(sock=connection)
+        return cls(reader, writer)
+
+    @classmethod
+    async def open(cls, address: Address, preamble: bytes) -> MainStream:
+        """Connect and write the preamble. Raises `TransportError`."""
+        stream = await cls.over(await connect(address))
+        stream._writer.write(preamble)
+        return stream
+
+    def send(self, message: Message) -> None:
+        """Write one message, without waiting. Raises `TransportError` when the peer reads so little that it piles up."""
+        if self._writer.transport.get_write_buffer_size() > limits.MAIN_BACKLOG_BYTES_MAX:
+            raise TransportError("the peer does not read its main connection")
+        self._writer.write(serialize(message))
+
+    async def receive(self) -> Message | None:
+        """The next message, or None at the end of the connection. Raises `TransportError`, `RemoteProtocolError`."""
+        while not self._ready:
+            with translated("the main connection was lost"):
+                data = await self._reader.read(_READ_BYTES)
+            if not data:
+                return None
+            self._ready = self._parser.feed(data)
+        return self._ready.pop(0)
+
+    async def messages(self) -> AsyncIterator[Message]:
+        """All messages until the end of the connection."""
+        while (message := await self.receive()) is not None:
+            yield message
+
+    async def close(self) -> None:
+        """Flush, say that nothing follows, and wait for the peer to do so, within `LAST_WORDS_S`: closing over unread bytes would reset the
+        connection, and the peer might never read what was written last.
+        """
+        with contextlib.suppress(OSError, TimeoutError):
+            async with asyncio.timeout(limits.LAST_WORDS_S):
+                if self._writer.can_write_eof():
+                    self._writer.write_eof()
+                while await self._reader.read(_READ_BYTES):
+                    pass
+        self.abort()
+
+    def abort(self) -> None:
+        """Close now."""
+        self._writer.transport.abort()

@@ -1,0 +1,345 @@
+"""The destination's machine (proto/states.md section 2), sans-IO. Methods are sorted and named as in `source`."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from multifd import limits
+from multifd import messages as m
+from multifd.errors import Code, CorruptError, DeadlineError, MultifdError, PeerError, RefusedError, RemoteProtocolError
+from multifd.session import actions as a
+from multifd.session import handshake
+from multifd.session.states import DestinationState, check_destination_message, check_destination_move
+from multifd.session.switchover import ReadyTracker
+from multifd.session.sync import DestinationBarrier
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DestinationPlan:
+    """What a destination is able to do."""
+
+    secret: bytes
+    features: tuple[str, ...]
+    channels_max: int
+    versions: tuple[int, int] = (1, 1)
+    software: str = "multifd"
+
+
+@dataclass(slots=True)
+class _Load:
+    """How far one device's load is."""
+
+    chunks: int = 0
+    complete: bool = False
+
+
+_WAITS: dict[DestinationState, tuple[float, str]] = {
+    DestinationState.HELLO: (limits.HELLO_DEADLINE_S, "the source's HELLO"),
+    DestinationState.INVENTORY: (limits.VERDICT_DEADLINE_S, "the source's INVENTORY"),
+    DestinationState.ATTACH: (limits.ATTACH_DEADLINE_S, "the data channels to attach"),
+    DestinationState.PRECOPY: (limits.SILENCE_DEADLINE_S, "the source to send anything"),
+    DestinationState.STOP_COPY: (limits.SILENCE_DEADLINE_S, "the source to send anything"),
+    DestinationState.LOADING: (limits.LOADED_DEADLINE_S, "devices to load and state to be made last"),
+    DestinationState.LOADED: (limits.COMMIT_DEADLINE_S, "the source's COMMIT"),
+}
+_CAN_ABORT = frozenset(_WAITS)
+_FINAL = frozenset(
+    {DestinationState.STARTED, DestinationState.REFUSED, DestinationState.PREFLIGHTED, DestinationState.ABORTED}
+)
+
+
+@dataclass(slots=True)
+class DestinationSession:
+    """One session, seen from the destination."""
+
+    plan: DestinationPlan
+    state: DestinationState = DestinationState.HELLO
+    hello: m.Hello | None = None
+    features: tuple[str, ...] = ()
+    channels: int = 0
+    readiness: ReadyTracker = field(default_factory=lambda: ReadyTracker(()))
+    participants: frozenset[int] = frozenset()
+    mismatches: int = 0
+    corrupt: int = 0
+    visited: list[DestinationState] = field(default_factory=lambda: [DestinationState.HELLO])
+    _actions: deque[a.DestinationAction] = field(default_factory=deque)
+    _inventory: handshake.InventoryBuilder = field(default_factory=handshake.InventoryBuilder)
+    _barrier: DestinationBarrier | None = None
+    _attached: set[int] = field(default_factory=set)
+    _settled: list[int] = field(default_factory=list)
+    _reported: tuple[int, ...] = ()
+    _report_at: float | None = None
+    _loads: dict[int, _Load] = field(default_factory=dict)
+    _resends: int = 0
+    _end: m.End | None = None
+    _preparing: bool = False
+    _deadline: tuple[float, str, float] | None = None
+
+    # -- getters
+
+    @property
+    def session(self) -> bytes:
+        """The session's id, once HELLO is there."""
+        return self.hello.session if self.hello else b""
+
+    @property
+    def wake_at(self) -> float | None:
+        """When `handle_timer` is to be called next, at the latest."""
+        times = [self._deadline[0]] if self._deadline else []
+        if self._report_at is not None:
+            times.append(self._report_at)
+        return min(times, default=None)
+
+    @property
+    def final(self) -> bool:
+        """Nothing can change any more."""
+        return self.state in _FINAL
+
+    # -- inputs: set-up
+
+    def handle_message(self, message: m.Message, now: float) -> None:
+        """A message from the source. Raises `RemoteProtocolError`."""
+        check_destination_message(self.state, message)
+        self._touch(now)
+        self._HANDLERS[type(message)](self, message, now)
+
+    def handle_decision(self, refusals: Sequence[m.Refusal], devices: Sequence[m.DeviceVerdict], now: float) -> None:
+        """Whether the offer can be taken. Answers VERDICT."""
+        if self.state is not DestinationState.INVENTORY:
+            return
+        assert self.hello is not None
+        self.channels = min(self.hello.channels, self.plan.channels_max)
+        self._send(m.Verdict(not refusals, self.channels, tuple(refusals[: limits.ITEMS_MAX]), tuple(devices)))
+        if refusals:
+            self._finish(DestinationState.REFUSED, RefusedError(tuple(refusals)), now)
+        elif self._inventory.preflight:
+            self._finish(DestinationState.PREFLIGHTED, None, now)
+        else:
+            self.participants = frozenset(n for n, each in enumerate(devices, start=1) if each.takes_part)
+            self.readiness = ReadyTracker(self.participants)
+            self._loads = {number: _Load() for number in range(1, len(devices) + 1)}
+            self._settled = [0] * self.channels
+            self._barrier = DestinationBarrier(self.channels, None)
+            self._move(DestinationState.ATTACH, now)
+
+    def may_attach(self, channel: int) -> bool:
+        """Whether a data channel of this number is awaited."""
+        return self.state is DestinationState.ATTACH and 1 <= channel <= self.channels and channel not in self._attached
+
+    def handle_attached(self, channel: int, now: float) -> None:
+        """A data channel is there. The last one opens the gates."""
+        assert self.may_attach(channel)
+        self._attached.add(channel)
+        if len(self._attached) == self.channels:
+            self._move(DestinationState.PRECOPY, now)
+            self._send(m.Attached(self.channels))
+
+    # -- inputs: state
+
+    def handle_mismatch(self, channel: int, sequence: int, *, live: bool, now: float) -> None:
+        """A slot did not match its checksum."""
+        self._resends += 1
+        self._send(m.Resend(channel, sequence))
+        if live and self.state is DestinationState.PRECOPY:
+            self.mismatches += 1
+            return
+        self.corrupt += 1
+        if self.corrupt > limits.CORRUPT_RESENDS_MAX:
+            self.handle_failure(CorruptError(f"{self.corrupt} slots were corrupted on their way"), now)
+
+    def handle_settled(self, counts: Sequence[int], now: float) -> None:
+        """So many slots of each channel are settled. Mismatches among them must have been handed in before."""
+        if self.final or list(counts) == self._settled:
+            return
+        self._settled = list(counts)
+        self._touch(now)
+        if self._report_at is None:
+            self._report_at = now + limits.SETTLED_DELAY_S
+        self._answer_syncs()
+        self._check_loaded(now)
+
+    def handle_device_status(
+        self, status: m.DeviceStatus, *, chunks: int, complete: bool, credit: int, now: float
+    ) -> None:
+        """A device's worker got on: `chunks` loaded in all; `complete` when LAST of stop-copy is; `credit` granted in all."""
+        if self.final:
+            return
+        self._touch(now)
+        self._loads[status.device] = _Load(chunks, complete)
+        self._send(m.Credit(status.device, credit))
+        self._send(status)
+        if status.device in self.participants:
+            self.readiness.handle_epoch(status.device, status.epoch)
+            if status.ready:
+                self.readiness.handle_device_ready(status.device, status.epoch)
+        ready = self.readiness.poll_ready()
+        if ready is not None:
+            self._send(m.SwitchoverReady(ready))
+        self._check_loaded(now)
+
+    def handle_prepared(self, parts: Mapping[str, float], now: float) -> None:
+        """The owner's state is safe: LOADED."""
+        if self.state is DestinationState.LOADING:
+            self._move(DestinationState.LOADED, now)
+            self._send(m.Loaded(parts))
+
+    def handle_owner_started(self, parts: Mapping[str, float], now: float) -> None:
+        """The owner runs here."""
+        self._send(m.Started(parts))
+        self._finish(DestinationState.STARTED, None, now)
+
+    # -- inputs: trouble
+
+    def handle_failure(self, error: MultifdError, now: float) -> None:
+        """Anything failed on this side: the source is told, if it can be."""
+        if self.final:
+            return
+        self._send(m.Aborted(error.code, str(error)[: limits.TEXT_BYTES_MAX // 4]))
+        self._finish(DestinationState.ABORTED, error, now)
+
+    def handle_main_lost(self, error: MultifdError, now: float) -> None:
+        """Main is gone. After COMMIT that changes nothing: the owner is started all the same."""
+        if self.state in _CAN_ABORT:
+            self.handle_failure(error, now)
+
+    def handle_outcome_asked(self, now: float) -> None:
+        """The source asks on another connection what became of its COMMIT: if it never came, it never will."""
+        if self.state in _CAN_ABORT:
+            self.handle_failure(
+                PeerError(Code.TRANSPORT, "the source asked for the outcome before COMMIT arrived"), now
+            )
+
+    def handle_timer(self, now: float) -> None:
+        """The clock reached `wake_at`."""
+        if self._report_at is not None and now >= self._report_at:
+            self._report()
+        if self._deadline and now >= self._deadline[0]:
+            _, what, seconds = self._deadline
+            self._deadline = None
+            self.handle_failure(DeadlineError(what, seconds), now)
+
+    # -- outputs
+
+    def poll_action(self) -> a.DestinationAction | None:
+        """What to do next; None when there is nothing."""
+        return self._actions.popleft() if self._actions else None
+
+    # -- messages
+
+    def _on_hello(self, hello: m.Hello, now: float) -> None:
+        self.hello = hello
+        try:
+            handshake.choose_version(self.plan.versions, hello.versions)
+            handshake.check_features(hello.features, self.plan.features)
+        except RefusedError as error:
+            self._send(m.Aborted(error.refusals[0].code, str(error)))
+            self._finish(DestinationState.REFUSED, error, now)
+            return
+        self.features = hello.features
+        plan = self.plan
+        self._send(m.Hello(plan.versions, hello.session, plan.secret, plan.features, plan.channels_max, plan.software))
+        self._move(DestinationState.INVENTORY, now)
+
+    def _on_inventory(self, page: m.Inventory, _now: float) -> None:
+        if self._inventory.handle_page(page):
+            offer = self._inventory
+            self._actions.append(
+                a.Decide(tuple(offer.blocks), tuple(offer.devices), tuple(offer.kinds), offer.preflight)
+            )
+
+    def _on_sync(self, sync: m.Sync, _now: float) -> None:
+        assert self._barrier is not None
+        self._barrier.handle_sync(sync)
+        self._answer_syncs()
+
+    def _on_stop_copy(self, stop_copy: m.StopCopy, now: float) -> None:
+        if set(stop_copy.epochs) != set(self.participants):
+            raise RemoteProtocolError("STOP_COPY.epochs", f"the devices {sorted(self.participants)}")
+        self._move(DestinationState.STOP_COPY, now)
+
+    def _on_end(self, end: m.End, now: float) -> None:
+        if len(end.counts) != self.channels:
+            raise RemoteProtocolError("END.counts", f"{self.channels} counts", len(end.counts))
+        if set(end.chunks) != set(self._loads):
+            raise RemoteProtocolError("END.chunks", f"the devices {sorted(self._loads)}", sorted(end.chunks))
+        if end.resends > self._resends:
+            raise RemoteProtocolError("END.resends", f"at most {self._resends}", end.resends)
+        self._end = end
+        if self.state is DestinationState.STOP_COPY:
+            self._move(DestinationState.LOADING, now)
+        self._check_loaded(now)
+
+    def _on_commit(self, _commit: m.Commit, now: float) -> None:
+        self._move(DestinationState.STARTING, now)
+        self._actions.append(a.StartOwner())
+
+    def _on_cancel(self, cancel: m.Cancel, now: float) -> None:
+        self._finish(DestinationState.ABORTED, PeerError(cancel.code, cancel.cause), now)
+
+    _HANDLERS: ClassVar[dict[type, Callable[[Any, Any, float], None]]] = {
+        m.Hello: _on_hello,
+        m.Inventory: _on_inventory,
+        m.Sync: _on_sync,
+        m.StopCopy: _on_stop_copy,
+        m.End: _on_end,
+        m.Commit: _on_commit,
+        m.Cancel: _on_cancel,
+    }
+
+    # -- inside
+
+    def _check_loaded(self, now: float) -> None:
+        """Whether every count is met: then the owner may prepare."""
+        end = self._end
+        if end is None or self._preparing or self.state is not DestinationState.LOADING:
+            return
+        if end.resends < self._resends:
+            return  # it was written before the source saw the last RESEND: another END follows
+        if any(have > said for have, said in zip(self._settled, end.counts, strict=True)):
+            self.handle_failure(RemoteProtocolError("END.counts", f"at least {self._settled}", end.counts), now)
+            return
+        if tuple(self._settled) != end.counts:
+            return
+        if all(load.complete and load.chunks == end.chunks[number] for number, load in self._loads.items()):
+            self._preparing = True
+            self._report()
+            self._actions.append(a.Prepare())
+
+    def _answer_syncs(self) -> None:
+        assert self._barrier is not None
+        done = self._barrier.poll_done(self._settled)
+        if done:
+            self._report()
+            for each in done:
+                self._send(each)
+
+    def _report(self) -> None:
+        self._report_at = None
+        counts = tuple(self._settled)
+        if counts != self._reported:
+            self._reported = counts
+            self._send(m.Settled(counts))
+
+    def _finish(self, state: DestinationState, error: MultifdError | None, now: float) -> None:
+        self._move(state, now)
+        self._report_at = None
+        self._actions.append(a.Finished(error))
+
+    def _move(self, state: DestinationState, now: float) -> None:
+        check_destination_move(self.state, state)
+        self.state = state
+        self.visited.append(state)
+        seconds, what = _WAITS.get(state, (0.0, ""))
+        self._deadline = (now + seconds, what, seconds) if what else None
+
+    def _touch(self, now: float) -> None:
+        """Something came: silence begins anew."""
+        if self.state in (DestinationState.PRECOPY, DestinationState.STOP_COPY) and self._deadline:
+            _, what, seconds = self._deadline
+            self._deadline = (now + seconds, what, seconds)
+
+    def _send(self, message: m.Message) -> None:
+        self._actions.append(a.Send(message))

@@ -1,0 +1,515 @@
+"""The source's machine (proto/states.md section 1), sans-IO.
+
+Four kinds of methods: getters; commands (`start`, `cancel`, ...); `handle_*` for what the network, the engine or the clock report; and
+`poll_action` for what the engine is to do next. Legality of messages and transitions is looked up in `states`; the pieces with a rule of
+their own are `switchover`, `sync` and `convergence`. The engine calls everything on its loop.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from multifd import limits
+from multifd import messages as m
+from multifd.errors import (
+    CalledOffError,
+    Code,
+    ConvergenceError,
+    CorruptError,
+    DeadlineError,
+    InDoubtError,
+    MultifdError,
+    PeerError,
+    RearmError,
+    RefusedError,
+    RemoteProtocolError,
+)
+from multifd.session import actions as a
+from multifd.session import handshake
+from multifd.session.convergence import Decision, Situation, Throttle, decide
+from multifd.session.states import SourceState, check_source_message, check_source_move
+from multifd.session.switchover import ReadyGate
+from multifd.session.sync import SourceBarrier
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourcePlan:
+    """What a source sets out to do. `classes` are the feeds' names; devices are numbered from 1 in order."""
+
+    session: bytes
+    features: tuple[str, ...]
+    channels: int
+    blocks: tuple[m.BlockInfo, ...] = ()
+    devices: tuple[m.DeviceInfo, ...] = ()
+    kinds: tuple[m.KindInfo, ...] = ()
+    classes: tuple[str, ...] = ()
+    preflight: bool = False
+    deadline_s: float = 600.0
+    switch_at_deadline: bool = False
+    return_on_rearm: bool = True
+    auto_converge: bool = False
+    versions: tuple[int, int] = (1, 1)
+    software: str = "multifd"
+
+
+@dataclass(slots=True)
+class _Class:
+    """Where one class is between two rounds."""
+
+    running: bool = False
+    begun_at: float = 0.0
+    ended: bool = False
+    """A round ended and the throttle has not looked at it yet."""
+    sent_bytes: int = 0
+
+
+_WAITS: dict[SourceState, tuple[float, str]] = {
+    SourceState.HELLO: (limits.HELLO_DEADLINE_S, "the destination's HELLO"),
+    SourceState.INVENTORY: (limits.VERDICT_DEADLINE_S, "the destination's VERDICT"),
+    SourceState.ATTACH: (limits.ATTACH_DEADLINE_S, "the data channels to attach"),
+    SourceState.SWITCHING: (limits.OWNER_DEADLINE_S, "the owner to stop"),
+    SourceState.LOADING: (limits.LOADED_DEADLINE_S, "the destination to finish loading (LOADED)"),
+    SourceState.COMMITTED: (limits.STARTED_DEADLINE_S, "the destination's STARTED"),
+}
+_CAN_GO_ON = frozenset(
+    {
+        SourceState.HELLO,
+        SourceState.INVENTORY,
+        SourceState.ATTACH,
+        SourceState.PRECOPY,
+        SourceState.SWITCHING,
+        SourceState.STOP_COPY,
+        SourceState.LOADING,
+    }
+)
+_FLOWING = frozenset({SourceState.PRECOPY, SourceState.STOP_COPY, SourceState.LOADING})
+_REFUSALS = frozenset({Code.VERSION, Code.FEATURE, Code.REFUSED, Code.BUSY})
+
+
+@dataclass(slots=True)
+class _Traffic:
+    """How far the destination is behind, for telling a stall."""
+
+    sent: int = 0
+    settled: int = 0
+    moved_at: float = 0.0
+
+
+@dataclass(slots=True)
+class SourceSession:
+    """One session, seen from the source."""
+
+    plan: SourcePlan
+    state: SourceState = SourceState.HELLO
+    verdict: m.Verdict | None = None
+    secret: bytes = b""
+    gate: ReadyGate = field(init=False)
+    statuses: dict[int, m.DeviceStatus] = field(default_factory=dict)
+    decision: Decision | None = None
+    returns: int = 0
+    corrupt: int = 0
+    resends: int = 0
+    loaded: m.Loaded | None = None
+    started: m.Started | None = None
+    began: float = 0.0
+    """When precopy began."""
+    visited: list[SourceState] = field(default_factory=lambda: [SourceState.HELLO])
+    _actions: deque[a.SourceAction] = field(default_factory=deque)
+    _barrier: SourceBarrier = field(default_factory=SourceBarrier)
+    _classes: dict[str, _Class] = field(default_factory=dict)
+    _throttle: Throttle = field(default_factory=Throttle)
+    _traffic: _Traffic = field(default_factory=_Traffic)
+    _deadline: tuple[float, str, float] | None = None
+    _survey_at: float | None = None
+    _surveying: bool = False
+    _forced: bool = False
+    _owner_stopped: bool = False
+
+    def __post_init__(self) -> None:
+        self.gate = ReadyGate(range(1, len(self.plan.devices) + 1), ())
+        self._classes = {name: _Class() for name in self.plan.classes}
+
+    # -- getters
+
+    @property
+    def wake_at(self) -> float | None:
+        """When `handle_timer` is to be called next, at the latest."""
+        times = [self._deadline[0]] if self._deadline else []
+        if self._survey_at is not None and not self._surveying:
+            times.append(self._survey_at)
+        if self.state in _FLOWING and self._traffic.sent > self._traffic.settled:
+            times.append(self._traffic.moved_at + limits.STALL_DEADLINE_S)
+        return min(times, default=None)
+
+    @property
+    def waiting_for(self) -> tuple[str, ...]:
+        """What stands in the way, in words."""
+        if self.state is SourceState.PRECOPY and self.decision is not None:
+            return self.decision.waiting_for
+        return (self._deadline[1],) if self._deadline and self.state is not SourceState.PRECOPY else ()
+
+    @property
+    def round(self) -> int:
+        """Rounds begun by the class that has begun most."""
+        return max((self._barrier.round_of(name) for name in self._classes), default=0)
+
+    # -- commands
+
+    def start(self, now: float) -> None:
+        """Send HELLO."""
+        plan = self.plan
+        self._send(
+            m.Hello(plan.versions, plan.session, bytes(16), plan.features, plan.channels, plan.software),
+        )
+        self._set_deadline(now)
+
+    def cancel(self, cause: str, now: float) -> bool:
+        """Call it off; False if it is too late for that (COMMIT is sent, or it has ended)."""
+        if self.state not in _CAN_GO_ON:
+            return False
+        self._call_off(SourceState.CANCELLED, CalledOffError(cause), now)
+        return True
+
+    def ask_again(self, now: float) -> None:
+        """In doubt: ask OUTCOME once more."""
+        self._move(SourceState.ASKING, now)
+        self._actions.append(a.AskForOutcome())
+
+    def resolve(self, *, started: bool, now: float) -> None:
+        """In doubt: the operator's word on whether the destination runs."""
+        if started:
+            self._complete(now)
+        else:
+            self._resume_and_fail(InDoubtError("the operator says that the destination does not run"), now)
+
+    # -- inputs
+
+    def handle_message(self, message: m.Message, now: float) -> None:
+        """A message from the return path. Raises `RemoteProtocolError`."""
+        check_source_message(self.state, message)
+        self._HANDLERS[type(message)](self, message, now)
+
+    def handle_round_sent(self, class_name: str, counts: tuple[int, ...], sent_bytes: int) -> None:
+        """The last slot of a class's round is in a channel; `counts` are all slots sent on each channel so far."""
+        self._classes[class_name].sent_bytes = sent_bytes
+        if self.state in _FLOWING or self.state is SourceState.SWITCHING:
+            self._send(self._barrier.sent(class_name, counts))
+
+    def handle_sent(self, slots: int, now: float) -> None:
+        """So many slots were sent over all channels since the start."""
+        if self._traffic.sent == self._traffic.settled:
+            self._traffic.moved_at = now
+        self._traffic.sent = slots
+
+    def handle_survey(self, situation: Situation, now: float) -> None:
+        """What is dirty and pending now: switch over, begin rounds, or look again later."""
+        self._surveying = False
+        if self.state is not SourceState.PRECOPY:
+            return
+        decision = decide(situation, force=self._forced)
+        running = tuple(f"{name}: a round is under way" for name, each in self._classes.items() if each.running)
+        self.decision = Decision(
+            decision.switch and not running, decision.expected_downtime_s, decision.waiting_for + running
+        )
+        if self.decision.switch:
+            self._switch_over(now)
+            return
+        if self._forced and not running:
+            self._give_up(now)
+            return
+        pending = {feed.name: feed.pending_bytes for feed in situation.feeds}
+        self._next_rounds(pending, fits=self._fits(situation), now=now)
+        self._survey_at = now + limits.SURVEY_PAUSE_S
+
+    def handle_rearm(self, device: int, now: float) -> None:
+        """A device has new initial data."""
+        if self.state is SourceState.PRECOPY:
+            self._actions.append(a.SaveInitial(device, self.gate.rearm(device)))
+            self._survey_at = now
+        elif self.state in (SourceState.STOP_COPY, SourceState.LOADING):
+            name = self.plan.devices[device - 1].name
+            self.handle_failure(RearmError(f"device {name} re-armed after stop-copy had begun"), now)
+
+    def handle_owner_stopped(self, rearmed: Sequence[int], now: float) -> None:
+        """The owner is stopped; `rearmed` are the devices that have new initial data all the same."""
+        if self.state is not SourceState.SWITCHING:
+            return
+        if not rearmed:
+            self._move(SourceState.STOP_COPY, now)
+            self._send(m.StopCopy(self.gate.current()))
+            self._actions.append(a.SaveStopCopy())
+            for name in self._classes:
+                self._begin_round(name, live=False, now=now)
+            return
+        names = ", ".join(self.plan.devices[device - 1].name for device in rearmed)
+        if not self.plan.return_on_rearm or self.returns >= limits.SWITCHOVER_RETURNS_MAX:
+            why = f"after {self.returns} returns" if self.plan.return_on_rearm else "and the policy is to fail"
+            self.handle_failure(RearmError(f"device {names} re-armed after the decision to switch over, {why}"), now)
+            return
+        self.returns += 1
+        self._owner_stopped = False
+        self._actions.append(a.StartOwner())
+        self._move(SourceState.PRECOPY, now)
+        for device in rearmed:
+            self._actions.append(a.SaveInitial(device, self.gate.rearm(device)))
+        self._survey_at = now
+
+    def handle_all_sent(self, counts: tuple[int, ...], chunks: Mapping[int, int], now: float) -> None:
+        """All of stop-copy, and all that had to be sent again, is in the channels."""
+        if self.state is SourceState.STOP_COPY:
+            self._move(SourceState.LOADING, now)
+        if self.state is SourceState.LOADING:
+            self._send(m.End(counts, dict(chunks), self.resends))
+
+    def handle_corrupt(self, now: float) -> bool:
+        """A slot that nobody could have been writing did not match. False if that was once too often: the session has failed."""
+        self.corrupt += 1
+        if self.corrupt <= limits.CORRUPT_RESENDS_MAX:
+            return True
+        self.handle_failure(CorruptError(f"{self.corrupt} slots were corrupted on their way"), now)
+        return False
+
+    def handle_failure(self, error: MultifdError, now: float) -> None:
+        """Anything failed on this side, a connection among them. After COMMIT it only means that we have to ask."""
+        if self.state in _CAN_GO_ON:
+            self._call_off(SourceState.FAILED, error, now)
+        elif self.state is SourceState.COMMITTED:
+            self._move(SourceState.ASKING, now)
+            self._actions.append(a.AskForOutcome())
+
+    def handle_outcome(self, answer: m.OutcomeIs, now: float) -> None:
+        """The destination's answer to OUTCOME."""
+        if self.state is not SourceState.ASKING:
+            return
+        if answer.outcome is m.Fate.STARTED:
+            self._complete(now)
+        elif answer.outcome is m.Fate.ABORTED:
+            self._resume_and_fail(PeerError(Code.INTERNAL, answer.cause), now)
+        else:
+            self.handle_no_answer("the destination does not know the session: " + answer.cause, now)
+
+    def handle_no_answer(self, cause: str, now: float) -> None:
+        """Nobody could say what became of COMMIT."""
+        if self.state is SourceState.ASKING:
+            self._move(SourceState.IN_DOUBT, now)
+            self._actions.append(a.Finished(InDoubtError(f"in doubt whether the destination runs: {cause}")))
+
+    def handle_timer(self, now: float) -> None:
+        """The clock reached `wake_at`."""
+        traffic = self._traffic
+        if self.state in _FLOWING and traffic.sent > traffic.settled:
+            quiet = now - traffic.moved_at
+            if quiet >= limits.STALL_DEADLINE_S:
+                behind = traffic.sent - traffic.settled
+                self.handle_failure(DeadlineError(f"the destination to settle {behind} slots", quiet), now)
+                return
+        if self._deadline and now >= self._deadline[0]:
+            self._deadline_passed(now)
+        if self._survey_at is not None and now >= self._survey_at and not self._surveying:
+            self._survey_at = None
+            self._surveying = True
+            self._actions.append(a.Survey())
+
+    # -- outputs
+
+    def poll_action(self) -> a.SourceAction | None:
+        """What to do next; None when there is nothing."""
+        return self._actions.popleft() if self._actions else None
+
+    # -- messages
+
+    def _on_hello(self, hello: m.Hello, now: float) -> None:
+        try:
+            handshake.choose_version(self.plan.versions, hello.versions)
+            handshake.check_features(self.plan.features, hello.features)
+        except RefusedError as error:
+            self._call_off(SourceState.REFUSED, error, now)
+            return
+        if hello.session != self.plan.session:
+            raise RemoteProtocolError("HELLO.session", "the session id of the source's HELLO")
+        self.secret = hello.secret
+        self._move(SourceState.INVENTORY, now)
+        plan = self.plan
+        for page in handshake.paginate(plan.blocks, plan.devices, plan.kinds, preflight=plan.preflight):
+            self._send(page)
+
+    def _on_verdict(self, verdict: m.Verdict, now: float) -> None:
+        self.verdict = verdict
+        if verdict.refusals or not verdict.accepted:
+            self._finish(SourceState.REFUSED, RefusedError(verdict.refusals), now)
+            return
+        if len(verdict.devices) != len(self.plan.devices):
+            raise RemoteProtocolError("VERDICT.devices", f"{len(self.plan.devices)} of them", len(verdict.devices))
+        if self.plan.preflight:
+            self._finish(SourceState.PREFLIGHTED, None, now)
+            return
+        if not 1 <= verdict.channels <= self.plan.channels:
+            raise RemoteProtocolError("VERDICT.channels", f"1..{self.plan.channels}", verdict.channels)
+        numbers = range(1, len(self.plan.devices) + 1)
+        taking_part = [number for number in numbers if verdict.devices[number - 1].takes_part]
+        self.gate = ReadyGate(numbers, taking_part)
+        self._move(SourceState.ATTACH, now)
+        self._actions.append(a.OpenChannels(verdict.channels, self.plan.session, self.secret))
+
+    def _on_attached(self, _attached: m.Attached, now: float) -> None:
+        assert self.verdict is not None
+        self.began = now
+        self._move(SourceState.PRECOPY, now)
+        for number, verdict in enumerate(self.verdict.devices, start=1):
+            self._actions.append(a.GrantCredit(number, verdict.credit))
+            self._actions.append(a.SaveInitial(number, self.gate.epochs[number]))
+        for name in self._classes:
+            self._begin_round(name, live=True, now=now)
+        self._survey_at = now + limits.SURVEY_PAUSE_S
+
+    def _on_settled(self, settled: m.Settled, now: float) -> None:
+        total = sum(settled.counts)
+        if total > self._traffic.settled:
+            self._traffic.settled = total
+            self._traffic.moved_at = now
+
+    def _on_resend(self, resend: m.Resend, _now: float) -> None:
+        self.resends += 1
+        self._actions.append(a.ResendSlot(resend.channel, resend.sequence))
+
+    def _on_credit(self, credit: m.Credit, _now: float) -> None:
+        if not 1 <= credit.device <= len(self.plan.devices):
+            raise RemoteProtocolError("CREDIT.device", f"1..{len(self.plan.devices)}", credit.device)
+        self._actions.append(a.GrantCredit(credit.device, credit.bytes))
+
+    def _on_device_status(self, status: m.DeviceStatus, _now: float) -> None:
+        if not 1 <= status.device <= len(self.plan.devices):
+            raise RemoteProtocolError("DEVICE_STATUS.device", f"1..{len(self.plan.devices)}", status.device)
+        self.statuses[status.device] = status
+
+    def _on_sync_done(self, done: m.SyncDone, now: float) -> None:
+        self._barrier.handle_done(done)
+        each = self._classes[done.class_name]
+        each.running = False
+        each.ended = True
+        if self.state is SourceState.PRECOPY:
+            self._survey_at = now
+
+    def _on_ready(self, ready: m.SwitchoverReady, now: float) -> None:
+        if self.gate.handle_ready(ready.epochs) and self.state is SourceState.PRECOPY:
+            self._survey_at = now
+
+    def _on_loaded(self, loaded: m.Loaded, now: float) -> None:
+        self.loaded = loaded
+        self._move(SourceState.COMMITTED, now)
+        self._send(m.Commit())
+
+    def _on_started(self, started: m.Started, now: float) -> None:
+        self.started = started
+        self._complete(now)
+
+    def _on_aborted(self, aborted: m.Aborted, now: float) -> None:
+        error = PeerError(aborted.code, aborted.cause)
+        if self.state in (SourceState.HELLO, SourceState.INVENTORY) and aborted.code in _REFUSALS:
+            self._finish(SourceState.REFUSED, error, now)
+        else:
+            self._resume_and_fail(error, now)
+
+    _HANDLERS: ClassVar[dict[type, Callable[[Any, Any, float], None]]] = {
+        m.Hello: _on_hello,
+        m.Verdict: _on_verdict,
+        m.Attached: _on_attached,
+        m.Settled: _on_settled,
+        m.Resend: _on_resend,
+        m.Credit: _on_credit,
+        m.DeviceStatus: _on_device_status,
+        m.SyncDone: _on_sync_done,
+        m.SwitchoverReady: _on_ready,
+        m.Loaded: _on_loaded,
+        m.Started: _on_started,
+        m.Aborted: _on_aborted,
+    }
+
+    # -- inside
+
+    def _next_rounds(self, pending: Mapping[str, int], *, fits: bool, now: float) -> None:
+        """Begin the next round of every class that is idle and dirty; without haste if all fits the limit already."""
+        for name, each in self._classes.items():
+            if each.running:
+                continue
+            if each.ended and self.plan.auto_converge:
+                self._actions.append(a.Throttle(self._throttle.next_level(pending.get(name, 0), each.sent_bytes)))
+            each.ended = False
+            due = each.begun_at + limits.ROUND_PAUSE_S if fits else now
+            if pending.get(name, 0) > 0 and now >= due:
+                self._begin_round(name, live=True, now=now)
+
+    def _fits(self, situation: Situation) -> bool:
+        expected = self.decision.expected_downtime_s if self.decision else None
+        return expected is not None and expected <= situation.downtime_limit_s
+
+    def _begin_round(self, name: str, *, live: bool, now: float) -> None:
+        self._barrier.begin(name)
+        each = self._classes[name]
+        each.running = True
+        each.begun_at = now
+        self._actions.append(a.BeginRound(name, live))
+
+    def _switch_over(self, now: float) -> None:
+        self._survey_at = None
+        self._owner_stopped = True
+        self._move(SourceState.SWITCHING, now)
+        self._actions.append(a.StopOwner())
+
+    def _deadline_passed(self, now: float) -> None:
+        assert self._deadline is not None
+        _, waited_for, seconds = self._deadline
+        if self.state is not SourceState.PRECOPY:
+            self._deadline = None
+            self.handle_failure(DeadlineError(waited_for, seconds), now)
+        elif self.plan.switch_at_deadline and not self._forced:
+            self._forced = True
+            self._deadline = (now + limits.STALL_DEADLINE_S, waited_for, seconds + limits.STALL_DEADLINE_S)
+            self._survey_at = now
+        else:
+            self._give_up(now)
+
+    def _give_up(self, now: float) -> None:
+        waiting = "; ".join(self.waiting_for) or "the first look at what is dirty"
+        cause = f"no switchover after {now - self.began:.3g} s, waiting for {waiting}"
+        self.handle_failure(ConvergenceError(cause), now)
+
+    def _call_off(self, state: SourceState, error: MultifdError, now: float) -> None:
+        """Before COMMIT: tell the destination, and go on here."""
+        self._send(m.Cancel(error.code, str(error)[: limits.TEXT_BYTES_MAX // 4]))
+        if self._owner_stopped:
+            self._actions.append(a.StartOwner())
+        self._finish(state, error, now)
+
+    def _resume_and_fail(self, error: MultifdError, now: float) -> None:
+        """The destination says that it does not run: go on here."""
+        if self._owner_stopped:
+            self._actions.append(a.StartOwner())
+        self._finish(SourceState.FAILED, error, now)
+
+    def _complete(self, now: float) -> None:
+        self._finish(SourceState.COMPLETED, None, now)
+
+    def _finish(self, state: SourceState, error: MultifdError | None, now: float) -> None:
+        self._move(state, now)
+        self._survey_at = None
+        self._actions.append(a.Finished(error))
+
+    def _move(self, state: SourceState, now: float) -> None:
+        check_source_move(self.state, state)
+        self.state = state
+        self.visited.append(state)
+        self._set_deadline(now)
+
+    def _set_deadline(self, now: float) -> None:
+        if self.state is SourceState.PRECOPY:
+            self._deadline = (self.began + self.plan.deadline_s, "convergence", self.plan.deadline_s)
+            return
+        seconds, what = _WAITS.get(self.state, (0.0, ""))
+        self._deadline = (now + seconds, what, seconds) if what else None
+
+    def _send(self, message: m.Message) -> None:
+        self._actions.append(a.Send(message))

@@ -1,0 +1,4 @@
+"""Bytes ⇄ messages, slot headers and preambles, as proto/ lays them down.
+
+Does no I/O; knows no thread, clock or session.
+"""

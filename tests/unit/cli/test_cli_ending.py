@@ -1,0 +1,71 @@
+"""Every way to end has its exit code, one JSON object and one sentence that says what happened and what to do."""
+
+import json
+
+import pytest
+
+from multifd.cli.ending import ExitCode, InterruptedByUserError, UsageError, exit_code_of, failed, sentence
+from multifd.errors import (
+    CorruptError,
+    MigrationCancelledError,
+    MigrationFailedError,
+    MigrationInDoubtError,
+    MigrationRefusedError,
+    RefusedError,
+    StorageError,
+    TransportError,
+)
+from multifd.stats import Outcome, Report
+
+
+def report(outcome: Outcome = Outcome.FAILED) -> Report:
+    return Report(side="source", outcome=outcome, cause="the cause")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (UsageError("no"), 2),
+        (MigrationFailedError("no", report()), 1),
+        (MigrationRefusedError("no", report()), 3),
+        (RefusedError(()), 3),
+        (MigrationInDoubtError("no", report()), 4),
+        (MigrationCancelledError("the peer cancelled", report()), 1),
+        (InterruptedByUserError(), 130),
+        (KeyboardInterrupt(), 130),
+        (TransportError("no"), 1),
+        (OSError("no"), 1),
+    ],
+)
+def test_each_error_has_its_exit_code(error: BaseException, code: int) -> None:
+    """The table in docs/guides/cli.md."""
+    assert exit_code_of(error) == code
+    assert failed(error).code is ExitCode(code)
+
+
+def test_a_failure_with_a_report_gives_the_report_as_json() -> None:
+    """Outcome and cause are there, and so is the rest of the story."""
+    data = json.loads(json.dumps(failed(MigrationFailedError("the disk is full", report())).data))
+    assert data["outcome"] == "failed"
+    assert data["cause"] == "the disk is full"
+    assert data["side"] == "source"
+
+
+def test_a_failure_without_a_report_still_says_outcome_and_cause() -> None:
+    """Errors before the session began."""
+    assert failed(TransportError("can't connect")).data == {"outcome": "failed", "cause": "can't connect"}
+    assert failed(UsageError("no FILE")).data == {"outcome": "usage", "cause": "no FILE"}
+
+
+def test_an_interrupted_migration_counts_as_cancelled() -> None:
+    """130 for the shell, `cancelled` for programs."""
+    assert failed(InterruptedByUserError(report(Outcome.CANCELLED))).data["outcome"] == "cancelled"
+
+
+def test_the_sentence_is_one_line_and_says_what_to_do_where_it_can() -> None:
+    """No new lines, no control characters, the remedy after it."""
+    words = sentence(StorageError("no space\nleft.\x1b"))
+    assert words.startswith("no space left.\\x1b; ")
+    assert "make room" in words
+    assert sentence(CorruptError("broken")) == "broken"
+    assert sentence(OSError()) == "OSError"

@@ -1,0 +1,119 @@
+"""A signal cancels the migration cleanly and is told apart from every other end."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from multifd.cli.ending import InterruptedByUserError
+from multifd.cli.running import follow
+from multifd.errors import MigrationCancelledError, MigrationFailedError
+from multifd.stats import Outcome, Progress, Report
+
+REPORT = Report(side="source", outcome=Outcome.COMPLETED)
+
+
+class Shown:
+    def __init__(self) -> None:
+        self.states: list[str] = []
+        self.closed = False
+
+    def note(self, text: str) -> None:
+        raise AssertionError(text)
+
+    def show(self, progress: Progress) -> None:
+        self.states.append(progress.state)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Session:
+    """A side whose `run` calls `act` and then waits to be cancelled, unless `act` raises or returns a report."""
+
+    def __init__(self, act: Callable[[], Report | None], *, deaf: bool = False) -> None:
+        self._act = act
+        self._deaf = deaf
+        self._cancelled = asyncio.Event()
+        self.causes: list[str] = []
+
+    async def run(self) -> Report:
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        report = self._act()
+        if report is not None:
+            return report
+        await self._cancelled.wait()
+        raise MigrationCancelledError(self.causes[0], Report(side="source", outcome=Outcome.CANCELLED))
+
+    async def progress(self) -> AsyncIterator[Progress]:
+        yield Progress(state="PRECOPY", elapsed_s=0.0)
+        await asyncio.Event().wait()
+
+    def cancel(self, cause: str) -> None:
+        self.causes.append(cause)
+        if not self._deaf:
+            self._cancelled.set()
+
+
+def kill(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+async def test_the_report_comes_back_and_progress_was_shown() -> None:
+    """And the display is closed, and the signals are as before."""
+    shown = Shown()
+    assert await follow(Session(lambda: REPORT), shown) is REPORT
+    assert shown.states == ["PRECOPY"]
+    assert shown.closed
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_signal_cancels_and_counts_as_interrupted(number: int) -> None:
+    """With the report of the cancelled session."""
+    session = Session(lambda: kill(number))
+    with pytest.raises(InterruptedByUserError) as caught:
+        await follow(session, Shown())
+    assert caught.value.report is not None
+    assert session.causes == ["interrupted by the user"]
+
+
+async def test_a_second_signal_does_not_wait_any_longer() -> None:
+    """A session that does not end by itself is left alone."""
+    session = Session(lambda: kill(signal.SIGINT), deaf=True)
+
+    def again(cause: str) -> None:
+        Session.cancel(session, cause)
+        if len(session.causes) == 1:
+            asyncio.get_running_loop().call_soon(kill, signal.SIGTERM)
+
+    session.cancel = again  # type: ignore[method-assign]
+    with pytest.raises(InterruptedByUserError) as caught:
+        await follow(session, Shown())
+    assert caught.value.report is None
+    assert len(session.causes) == 2
+
+
+async def test_a_peer_that_cancels_is_no_interruption() -> None:
+    """130 is for our own signals only."""
+
+    def cancelled() -> Report:
+        raise MigrationCancelledError("the destination cancelled", REPORT)
+
+    with pytest.raises(MigrationCancelledError):
+        await follow(Session(cancelled), Shown())
+
+
+async def test_a_failure_comes_through() -> None:
+    """As it is."""
+
+    def failed() -> Report:
+        raise MigrationFailedError("the disk is full", REPORT)
+
+    shown = Shown()
+    with pytest.raises(MigrationFailedError, match="disk is full"):
+        await follow(Session(failed), shown)
+    assert shown.closed
