@@ -79,7 +79,7 @@ class ProtocolError(MultifdError):
 
 
 class LocalProtocolError(ProtocolError):
-    """This side was about to break the protocol: a call in a state that does not allow it, or a value out of bounds."""
+    """We were about to break the protocol: a call in a state that does not allow it, or a value out of bounds."""
 
     fault = "this side"
 

@@ -39,7 +39,8 @@ HELLO_DEADLINE_S = 10.0
 VERDICT_DEADLINE_S = 60.0  # the destination may populate memory and ask its devices before it answers
 ATTACH_DEADLINE_S = 10.0
 STALL_DEADLINE_S = 30.0  # slots under way and none settled
-SILENCE_DEADLINE_S = 900.0  # a source that waits for a slow device may have nothing to send, but not for a quarter of an hour
+# a source that waits for a slow device may have nothing to send, but not for a quarter of an hour
+SILENCE_DEADLINE_S = 900.0
 LOADED_DEADLINE_S = 120.0  # devices finish their load in it, files go to disk
 STARTED_DEADLINE_S = 10.0
 COMMIT_DEADLINE_S = 30.0  # how long a loaded destination holds everything for a source that says nothing
@@ -54,8 +55,10 @@ OWNER_DEADLINE_S = 30.0  # stop or start of the owner
 SETTLED_DELAY_S = 0.005  # how long a count may wait for company: far below a round trip of any WAN
 CLOSE_DEADLINE_S = 5.0  # joining threads and closing connections
 
-SURVEY_PAUSE_S = 0.02  # between two looks at what is dirty while something else is waited for: a scan of 16 GiB takes 4 ms
-ROUND_PAUSE_S = 0.05  # between two rounds of a class that fits the limit already: keeps what is dirty small, costs little
+# between two looks at what is dirty while something else is waited for: a scan of 16 GiB takes 4 ms
+SURVEY_PAUSE_S = 0.02
+# between two rounds of a class that fits the limit already: keeps what is dirty small, costs little
+ROUND_PAUSE_S = 0.05
 
 # --- queues ---------------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,5 @@
-"""The messages of the main channel as frozen dataclasses (proto/control.md section 2). No bytes here: `wire.control` reads and writes them.
+"""The messages of the main channel as frozen dataclasses (proto/control.md section 2). No bytes here: `wire.control`
+reads and writes them.
 
 Field order and names are those of the spec's table. Numbers of blocks, devices, kinds and channels count from 1.
 """
@@ -10,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from multifd.errors import Code
-
 
 EXPLICIT_SWITCHOVER = "explicit-switchover"
 """The feature's name in HELLO."""
@@ -89,6 +89,8 @@ class DeviceVerdict:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
+    """HELLO: who speaks, what it wants or is able to. `secret` is zeros from the source."""
+
     versions: tuple[int, int]
     session: bytes
     secret: bytes
@@ -99,6 +101,8 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
+    """INVENTORY: one page of what the source offers."""
+
     page: int
     pages: int
     blocks: tuple[BlockInfo, ...]
@@ -109,6 +113,8 @@ class Inventory:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
+    """VERDICT: what the destination takes; all refusals at once."""
+
     accepted: bool
     channels: int
     refusals: tuple[Refusal, ...]
@@ -117,11 +123,15 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Attached:
+    """ATTACHED: all data channels are there, state may flow."""
+
     channels: int
 
 
 @dataclass(frozen=True, slots=True)
 class Sync:
+    """SYNC: the end of a class's round; `counts` are all slots sent on each channel so far."""
+
     class_name: str
     round: int
     counts: tuple[int, ...]
@@ -129,29 +139,39 @@ class Sync:
 
 @dataclass(frozen=True, slots=True)
 class SyncDone:
+    """SYNC_DONE: all slots before that SYNC are settled."""
+
     class_name: str
     round: int
 
 
 @dataclass(frozen=True, slots=True)
 class Settled:
+    """SETTLED: slots settled on each channel, since the start."""
+
     counts: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Resend:
+    """RESEND: this slot did not match its checksum and was not committed."""
+
     channel: int
     sequence: int
 
 
 @dataclass(frozen=True, slots=True)
 class Credit:
+    """CREDIT: bytes of chunks that the destination takes for a device, since the start."""
+
     device: int
     bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceStatus:
+    """DEVICE_STATUS: how far a device's load is; times in seconds, since the start."""
+
     device: int
     epoch: int
     ready: bool
@@ -163,16 +183,22 @@ class DeviceStatus:
 
 @dataclass(frozen=True, slots=True)
 class SwitchoverReady:
+    """SWITCHOVER_READY: every device that takes part is ready for the epoch named."""
+
     epochs: Mapping[int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class StopCopy:
+    """STOP_COPY: the owner is stopped, what follows is final."""
+
     epochs: Mapping[int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class End:
+    """END: all counts of the session, and how many RESENDs were answered by then."""
+
     counts: tuple[int, ...]
     chunks: Mapping[int, int]
     resends: int
@@ -180,27 +206,35 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
+    """LOADED: everything is here, verified and safe. `parts`: name to seconds."""
+
     parts: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    pass
+    """COMMIT: the source has given up the right to run."""
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
+    """STARTED: the owner runs at the destination. `parts`: name to seconds."""
+
     parts: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Aborted:
+    """ABORTED: the destination does not run and never will in this session."""
+
     code: Code
     cause: str
 
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
+    """CANCEL: the source ends the session and runs on."""
+
     code: Code
     cause: str
 
@@ -215,12 +249,14 @@ class AskOutcome:
 
 @dataclass(frozen=True, slots=True)
 class OutcomeIs:
+    """OUTCOME_IS: the answer to OUTCOME."""
+
     outcome: Fate
     cause: str
 
 
 Message = (
-    Hello | Inventory | Verdict | Attached | Sync | SyncDone | Settled | Resend | Credit | DeviceStatus | SwitchoverReady | StopCopy
-    | End | Loaded | Commit | Started | Aborted | Cancel | AskOutcome | OutcomeIs
+    Hello | Inventory | Verdict | Attached | Sync | SyncDone | Settled | Resend | Credit | DeviceStatus |
+    SwitchoverReady | StopCopy | End | Loaded | Commit | Started | Aborted | Cancel | AskOutcome | OutcomeIs
 )  # fmt: skip
 """Any message of the main channel."""

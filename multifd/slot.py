@@ -1,9 +1,10 @@
 """Slots: the one thing that the engine moves. Below everything; knows no page, no device and no socket.
 
-A *kind* says what arriving slots of its name are: where the payload goes and what to do when it is whole. A *feed* is where a source's
-slots come from: what is dirty, sweep by sweep. RAM is one feed with two kinds; a user's own state is usually one class
-that is both (docs/guides/own-kind.md). Threads: methods are labelled *loop* (never block), *pool* (a helper thread, one call at a time per
-feed) or *worker* (a channel's thread; calls for different channels run at the same time).
+A *kind* says what arriving slots of its name are: where the payload goes and what to do when it is whole. A *feed* is
+where a source's slots come from: what is dirty, sweep by sweep. RAM is one feed with two kinds; a user's own state is
+usually one class that is both (docs/guides/own-kind.md). Threads: methods are labelled *loop* (never block), *pool* (a
+helper thread, one call at a time per feed) or *worker* (a channel's thread; calls for different channels run at the
+same time).
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ Buffer = bytes | bytearray | memoryview
 class Slot:
     """One unit of payload as it goes to the wire (proto/native.md section 2).
 
-    `kind` is the kind's name; `owner` a number, not zero; `meta` the kind's own bytes (at most `META_BYTES_MAX`); `buffers` are views
-    of the state itself, together at most `SLOT_BYTES_MAX`, at most `EXTENTS_MAX` of them. They must stay as they are until the slot
-    is settled, but for a `live` slot: its owner may write to them at any time, and what it writes is dirty again.
+    `kind` is the kind's name; `owner` a number, not zero; `meta` the kind's own bytes (at most `META_BYTES_MAX`);
+    `buffers` are views of the state itself, together at most `SLOT_BYTES_MAX`, at most `EXTENTS_MAX` of them. They must
+    stay as they are until the slot is settled, but for a `live` slot: its owner may write to them at any time, and what
+    it writes is dirty again.
     """
 
     kind: str
@@ -36,7 +38,9 @@ class Slot:
 
 
 class Work(Protocol):
-    """What a feed's sweep yields and the scheduler hands to a channel: a slot, or something that `expand` turns into slots."""
+    """What a feed's sweep yields and the scheduler hands to a channel: a slot, or something that `expand` turns into
+    slots.
+    """
 
     @property
     def length(self) -> int:
@@ -51,14 +55,17 @@ class SlotKind(abc.ABC):
 
     @abc.abstractmethod
     def place(self, owner: int, meta: bytes, length: int) -> Sequence[memoryview]:
-        """*worker*: where the payload goes: writable views that sum up to `length`. Raise `RemoteProtocolError` for a bad meta.
+        """*worker*: where the payload goes: writable views that sum up to `length`. Raise `RemoteProtocolError` for a
+        bad meta.
 
         Meta has passed its checksum, but comes from the peer: check every number in it.
         """
 
     @abc.abstractmethod
     def commit(self, owner: int, meta: bytes, buffers: Sequence[memoryview]) -> None:
-        """*worker*: the payload is whole and verified in `buffers`, which `place` returned. Raise `StorageError` if it can't be kept."""
+        """*worker*: the payload is whole and verified in `buffers`, which `place` returned. Raise `StorageError` if it
+        can't be kept.
+        """
 
     def discard(self, owner: int, meta: bytes, buffers: Sequence[memoryview]) -> None:  # noqa: B027
         """*worker*: the payload did not match its checksum and comes again later; give back what `place` took."""
@@ -80,7 +87,8 @@ class Feed(abc.ABC):
 
     @abc.abstractmethod
     def collect(self, *, live: bool) -> Iterable[Work]:
-        """*pool*: take all that is dirty (the first time: all) and clear it, as one sweep. With `live` false the owner is stopped.
+        """*pool*: take all that is dirty (the first time: all) and clear it, as one sweep. With `live` false the owner
+        is stopped.
 
         The iterable is consumed on the *loop*, piece by piece; each step must be cheap.
         """

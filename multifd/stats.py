@@ -1,4 +1,6 @@
-"""What a migration tells about itself: progress while it runs, one report at its end. Plain data; knows nothing of the layers that fill it."""
+"""What a migration tells about itself: progress while it runs, one report at its end. Plain data; knows nothing of the
+layers that fill it.
+"""
 
 from __future__ import annotations
 

@@ -103,7 +103,8 @@ def exit_code_of(error: BaseException) -> ExitCode:
 def sentence(error: BaseException) -> str:
     """What happened and, where there is something, what to do, in one line."""
     text = printable(" ".join(str(error).split())) or type(error).__name__
-    remedy = _REMEDIES.get(error.code) if isinstance(error, MultifdError) else None
+    origin = error.__cause__ if isinstance(error, MigrationError) else error
+    remedy = _REMEDIES.get(origin.code) if isinstance(origin, MultifdError) else None
     return f"{text.rstrip('.')}; {remedy}" if remedy else text
 
 

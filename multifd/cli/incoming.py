@@ -6,9 +6,9 @@ What happens when:
     prepare   before LOADED: all data to the disk, where a slow disk harms nobody
     start     after COMMIT: a hard link for each file, which fails if the name is taken, then the directory to the disk;
               if anything fails, what was published is taken back, and the session ends aborted on both sides
-    close     removes whatever is still temporary
+    close     of a block, by the engine at its session's end, or of all: what is temporary still is removed
 
-Knows nothing of sessions.
+Knows nothing of sessions, except that there can be several: preflights, refused offers and strangers offer files too.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import threading
 from contextlib import suppress
-from dataclasses import dataclass
+from contextvars import ContextVar
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -29,34 +30,109 @@ from multifd.memory import Block, FileBlock
 from multifd.messages import BlockInfo
 
 
-@dataclass(slots=True)
-class IncomingFile:
-    """One file on its way."""
+class IncomingFile(FileBlock):
+    """One file on its way: a block over a temporary file, which goes when the block is closed before it was published."""
 
-    name: str
-    length: int
-    temporary: str
-    fd: int
-    published: bool = False
+    def __init__(self, directory_fd: int, info: BlockInfo) -> None:
+        """Make the temporary file. Raise `StorageError` if it can't be made, or not so long."""
+        self.temporary = _temporary_name()
+        self.published = False
+        self.touched = False
+        """Something was received into it."""
+        self._directory_fd = directory_fd
+        self.fd = -1
+        try:
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            self.fd = os.open(self.temporary, flags, 0o600, dir_fd=self._directory_fd)
+            os.ftruncate(self.fd, info.length)
+            super().__init__(info.name, self.fd, page_size=info.page_size)
+        except (OSError, OverflowError, StorageError) as error:
+            self._discard()
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise StorageError(f"can't make a file of {info.length} bytes: {reason}") from error
+
+    @property
+    def is_open(self) -> bool:
+        """Not closed yet."""
+        return self.fd >= 0
+
+    def written(self, offset: int, view: memoryview) -> None:
+        """As for any file."""
+        self.touched = True
+        super().written(offset, view)
+
+    def zero(self, offset: int, length: int) -> None:
+        """As for any file."""
+        self.touched = True
+        super().zero(offset, length)
+
+    def close(self) -> None:
+        """Give everything back, and remove what has no name of its own. Idempotent."""
+        if self.is_open:
+            super().close()
+            self._discard()
+
+    def flush(self, mode: int) -> None:
+        """Give it its mode, and bring all of it to the disk. Raise `StorageError`."""
+        try:
+            os.fchmod(self.fd, mode)
+            os.fsync(self.fd)
+        except OSError as error:
+            raise StorageError(f"can't write {printable(self.name)} to the disk: {error.strerror}") from error
+
+    def publish(self) -> None:
+        """Give it its name beside the temporary one. Raise `OSError`, `FileExistsError` if the name is taken."""
+        where = self._directory_fd
+        os.link(self.temporary, self.name, src_dir_fd=where, dst_dir_fd=where, follow_symlinks=False)
+        self.published = True
+
+    def take_back(self) -> None:
+        """Undo `publish`, unless somebody else's file has the name by now."""
+        if self.published:
+            with suppress(OSError):
+                there = os.stat(self.name, dir_fd=self._directory_fd, follow_symlinks=False)
+                if os.path.samestat(there, os.fstat(self.fd)):
+                    os.unlink(self.name, dir_fd=self._directory_fd)
+            self.published = False
+
+    def drop_temporary(self) -> None:
+        """Remove the temporary name."""
+        with suppress(OSError):
+            os.unlink(self.temporary, dir_fd=self._directory_fd)
+
+    def _discard(self) -> None:
+        self.drop_temporary()
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+_offer: ContextVar[list[IncomingFile] | None] = ContextVar("multifd_incoming_offer")
+"""The files of one offer: the engine calls the provider for all of them in one context, and for each offer in another."""
 
 
 class IncomingFiles(Owner):
-    """The files of one session, on their way into `directory`. As an owner: to start is to publish."""
+    """Files on their way into `directory`. As an owner: to start is to publish."""
 
     def __init__(self, directory: Path) -> None:
         """Open `directory` and make sure that files can be made and linked in it. Raise `StorageError` if not."""
         self.directory = directory
-        self.files: dict[str, IncomingFile] = {}
+        self.published: dict[str, int] = {}
+        """Name → bytes, of what has arrived."""
+        self._offers: list[list[IncomingFile]] = []
+        self._lock = threading.Lock()
+        self._arrived: list[IncomingFile] = []
         self._mode = 0o666 & ~_umask()
+        shown = printable(str(directory))
         try:
             self._directory_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
-            raise StorageError(f"can't open the directory {printable(str(directory))}: {error.strerror}") from error
+            raise StorageError(f"can't open the directory {shown}: {error.strerror}") from error
         try:
             self._probe()
         except OSError as error:
             os.close(self._directory_fd)
-            raise StorageError(f"can't make files in {printable(str(directory))}: {error.strerror}") from error
+            raise StorageError(f"can't make files in {shown}: {error.strerror}") from error
 
     def __enter__(self) -> Self:
         return self
@@ -67,78 +143,77 @@ class IncomingFiles(Owner):
         self.close()
 
     def provide(self, info: BlockInfo) -> Block:
-        """The block for an offered file. Raise `StorageError` with the reason to refuse it."""
+        """The block for an offered file. Raise `StorageError` with the reason to refuse it. Called in helper threads."""
         fault = name_fault(info.name)
         if fault is not None:
             raise StorageError(fault)
-        if info.name in self.files:
-            self._discard(self.files.pop(info.name))
+        offer = self._current_offer()
+        if any(file.name == info.name for file in _open(offer)):
+            raise StorageError("two files of this name are offered")
         if self._exists(info.name):
-            raise StorageError(
-                f"a file of this name exists in {printable(str(self.directory))}; nothing is overwritten"
-            )
-        try:
-            file = self._create(info)
-        except OSError as error:
-            raise StorageError(f"can't make a file of {info.length} bytes: {error.strerror}") from error
-        self.files[info.name] = file
-        return FileBlock(info.name, file.fd, page_size=info.page_size)
+            raise StorageError(f"it exists in {printable(str(self.directory))} already; nothing is overwritten")
+        file = IncomingFile(self._directory_fd, info)
+        offer.append(file)
+        return file
 
     async def prepare(self) -> None:
         """Bring all data to the disk. Raise `StorageError` if it does not take it."""
-        await asyncio.to_thread(self.flush)
+        self._arrived = self._find_arrived()
+        await asyncio.to_thread(self._flush)
 
     async def start(self) -> None:
-        """Publish all, or nothing. Raise `StorageError` if it can't be done; no file has its final name then."""
-        await asyncio.to_thread(self.publish)
-
-    def flush(self) -> None:
-        """What `prepare` does; blocks."""
-        for file in self.files.values():
-            try:
-                os.fchmod(file.fd, self._mode)
-                os.fsync(file.fd)
-            except OSError as error:
-                raise StorageError(f"can't write {printable(file.name)} to the disk: {error.strerror}") from error
-
-    def publish(self) -> None:
-        """What `start` does; blocks."""
-        try:
-            for file in self.files.values():
-                self._link(file)
-            os.fsync(self._directory_fd)
-        except OSError as error:
-            self._take_back()
-            raise StorageError(
-                f"can't write the files to {printable(str(self.directory))}: {error.strerror}"
-            ) from error
-        except StorageError:
-            self._take_back()
-            raise
-        for file in self.files.values():
-            with suppress(OSError):  # the file itself is safe under its own name
-                os.unlink(file.temporary, dir_fd=self._directory_fd)
+        """Publish all, or nothing. Raise `StorageError` if it can't be done; no file has its name then."""
+        await asyncio.to_thread(self._publish)
 
     def close(self) -> None:
         """Remove what was not published and give back all descriptors. Idempotent."""
-        for file in self.files.values():
-            self._discard(file)
-        self.files.clear()
+        for offer in self._offers:
+            for file in offer:
+                file.close()
+        self._offers.clear()
         if self._directory_fd >= 0:
             os.close(self._directory_fd)
             self._directory_fd = -1
 
-    def _create(self, info: BlockInfo) -> IncomingFile:
-        temporary = _temporary_name()
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(temporary, flags, 0o600, dir_fd=self._directory_fd)
-        file = IncomingFile(info.name, info.length, temporary, fd)
+    def _current_offer(self) -> list[IncomingFile]:
+        offer = _offer.get(None)
+        with self._lock:
+            if offer is None or not any(offer is each for each in self._offers):
+                offer = []
+                _offer.set(offer)
+                self._offers = [*(each for each in self._offers if _open(each)), offer]
+        return offer
+
+    def _find_arrived(self) -> list[IncomingFile]:
+        """The files of the session that is ending. Others may be there, offered in preflights: into them nothing came."""
+        offers = [files for offer in self._offers if (files := _open(offer))]
+        received = [files for files in offers if any(file.touched for file in files)]
+        candidates = received or offers
+        if len(candidates) > 1:
+            raise StorageError("empty files were offered by several sources at a time; send them again")
+        return candidates[0] if candidates else []
+
+    def _flush(self) -> None:
+        for file in self._arrived:
+            file.flush(self._mode)
+
+    def _publish(self) -> None:
+        name = ""
         try:
-            os.ftruncate(fd, info.length)
-        except (OSError, OverflowError) as error:
-            self._discard(file)
-            raise error if isinstance(error, OSError) else OSError(0, "a file can't be that long") from error
-        return file
+            for file in self._arrived:
+                name = file.name
+                file.publish()
+            os.fsync(self._directory_fd)
+        except OSError as error:
+            for file in self._arrived:
+                file.take_back()
+            what = f"{printable(name)} in {printable(str(self.directory))}"
+            if isinstance(error, FileExistsError):
+                raise StorageError(f"{what} was made by somebody else meanwhile; nothing is overwritten") from error
+            raise StorageError(f"can't publish {what}: {error.strerror}") from error
+        for file in self._arrived:
+            file.drop_temporary()
+        self.published = {file.name: file.length for file in self._arrived}
 
     def _exists(self, name: str) -> bool:
         try:
@@ -149,46 +224,20 @@ class IncomingFiles(Owner):
             raise StorageError(f"can't look for a file of this name: {error.strerror}") from error
         return True
 
-    def _link(self, file: IncomingFile) -> None:
-        try:
-            os.link(
-                file.temporary,
-                file.name,
-                src_dir_fd=self._directory_fd,
-                dst_dir_fd=self._directory_fd,
-                follow_symlinks=False,
-            )
-        except FileExistsError as error:
-            where = printable(f"{file.name} in {self.directory}")
-            raise StorageError(f"{where} was made by somebody else meanwhile; nothing is overwritten") from error
-        file.published = True
-
-    def _take_back(self) -> None:
-        """Unlink what was published, if it is still ours."""
-        for file in self.files.values():
-            if not file.published:
-                continue
-            with suppress(OSError):
-                there = os.stat(file.name, dir_fd=self._directory_fd, follow_symlinks=False)
-                if os.path.samestat(there, os.fstat(file.fd)):
-                    os.unlink(file.name, dir_fd=self._directory_fd)
-            file.published = False
-
-    def _discard(self, file: IncomingFile) -> None:
-        if not file.published:
-            with suppress(OSError):
-                os.unlink(file.temporary, dir_fd=self._directory_fd)
-        os.close(file.fd)
-
     def _probe(self) -> None:
         """Make, link and remove an empty file: better to know now than at the end of a transfer."""
         first, second = _temporary_name(), _temporary_name()
-        os.close(os.open(first, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=self._directory_fd))
+        where = self._directory_fd
+        os.close(os.open(first, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=where))
         try:
-            os.link(first, second, src_dir_fd=self._directory_fd, dst_dir_fd=self._directory_fd, follow_symlinks=False)
-            os.unlink(second, dir_fd=self._directory_fd)
+            os.link(first, second, src_dir_fd=where, dst_dir_fd=where, follow_symlinks=False)
+            os.unlink(second, dir_fd=where)
         finally:
-            os.unlink(first, dir_fd=self._directory_fd)
+            os.unlink(first, dir_fd=where)
+
+
+def _open(offer: list[IncomingFile]) -> list[IncomingFile]:
+    return [file for file in offer if file.is_open]
 
 
 def _temporary_name() -> str:

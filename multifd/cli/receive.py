@@ -13,8 +13,8 @@ from multifd.cli.display import Display, open_display
 from multifd.cli.ending import EXIT_CODES_HELP, Ending, UsageError
 from multifd.cli.files_report import files_ending
 from multifd.cli.incoming import IncomingFiles
-from multifd.cli.open_files import allow_many_files
 from multifd.cli.names import printable
+from multifd.cli.open_files import allow_many_files
 from multifd.cli.running import follow
 
 DESCRIPTION = """\
@@ -64,7 +64,7 @@ async def receive(where: str, incoming: IncomingFiles, display: Display) -> Endi
             owner=incoming,
             options=DestinationOptions(channels_max=64),
         )
-        report = await follow(destination, display)
+        report = await follow(destination, display, may_wait_for_peer=True)
     finally:
         await listener.close()
-    return files_ending("received", {file.name: file.length for file in incoming.files.values()}, report)
+    return files_ending("received", incoming.published, report)

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from multifd.cli.display import Display
 from multifd.cli.ending import InterruptedByUserError
-from multifd.errors import MigrationCancelledError
+from multifd.errors import MigrationCancelledError, MigrationFailedError
 from multifd.stats import Progress, Report
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -26,15 +26,15 @@ class Side(Protocol):
         """How it goes."""
         ...
 
-    def cancel(self, cause: str) -> None:
-        """End it, if it can still be ended."""
+    def cancel(self, cause: str) -> bool:
+        """End it. False if there is no session, or if it is too late to call it off."""
         ...
 
 
-async def follow(side: Side, display: Display) -> Report:
+async def follow(side: Side, display: Display, *, may_wait_for_peer: bool = False) -> Report:
     """Run `side` and show how it goes. A first signal cancels it, a second one gives up waiting for that as well.
 
-    Raise what `side.run` raises, but `InterruptedByUserError` if a signal was the reason.
+    `may_wait_for_peer`: a side that refuses to be cancelled has no session yet, and is just ended. Raise what `side.run` raises, but `InterruptedByUserError` if a signal was the reason.
     """
     session = asyncio.ensure_future(side.run())
     watcher = asyncio.ensure_future(_watch(side, display))
@@ -42,15 +42,14 @@ async def follow(side: Side, display: Display) -> Report:
 
     def interrupt() -> None:
         nonlocal interrupted
-        if interrupted:
+        again, interrupted = interrupted, True
+        if (not side.cancel("interrupted by the user") and may_wait_for_peer) or again:
             session.cancel()
-        interrupted = True
-        side.cancel("interrupted by the user")
 
     restore = _on_signals(interrupt)
     try:
         return await session
-    except MigrationCancelledError as error:
+    except (MigrationCancelledError, MigrationFailedError) as error:
         if interrupted:
             raise InterruptedByUserError(error.report) from error
         raise

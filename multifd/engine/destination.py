@@ -25,9 +25,11 @@ _log = logging.getLogger("multifd")
 
 
 class Destination:
-    """Receives one migration on a listener: into `blocks` (or what a provider makes for what is offered), `devices`, and a user's own `kinds`.
+    """Receives one migration on a listener: into `blocks` (or what a provider makes for what is offered), `devices`,
+    and a user's own `kinds`.
 
-    Preflights, refused offers and strangers do not count: it goes on waiting for a source whose state has begun to arrive.
+    Preflights, refused offers and strangers do not count: it goes on waiting for a source whose state has begun to
+    arrive.
     """
 
     def __init__(
@@ -51,7 +53,9 @@ class Destination:
         self._done: asyncio.Future[DestinationRun] | None = None
 
     async def run(self) -> Report:
-        """Wait for a source and receive. Returns the report when the owner runs here; raises `MigrationFailedError` with the report otherwise."""
+        """Wait for a source and receive. Returns the report when the owner runs here; raises `MigrationFailedError`
+        with the report otherwise.
+        """
         self._done = asyncio.get_running_loop().create_future()
         try:
             with self._listener.hosted_by(self):

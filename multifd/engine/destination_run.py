@@ -1,4 +1,6 @@
-"""Drives one destination session: feeds its machine what happens, and does what it asks for. Everything here is on the loop."""
+"""Drives one destination session: feeds its machine what happens, and does what it asks for. Everything here is on the
+loop.
+"""
 
 from __future__ import annotations
 
@@ -221,12 +223,12 @@ class DestinationRun:
         counts = [
             receiver.settled for receiver in self.receivers
         ]  # before the events: mismatches among them come first
-        progress: dict[int, LoadProgress] = {}
+        progress: dict[tuple[int, int], LoadProgress] = {}  # the newest of each device and epoch
         for event in self._events.take():
             if isinstance(event, Mismatch):
                 self.session.handle_mismatch(event.channel, event.sequence, live=event.live, now=now)
             elif isinstance(event, LoadProgress):
-                progress[event.status.device] = event
+                progress[event.status.device, event.status.epoch] = event
             elif isinstance(event, LoadFailed):
                 self.session.handle_failure(event.error, now)
             else:

@@ -1,4 +1,6 @@
-"""A worker thread for one device, with an event loop of its own: whatever the device does there, blocking or not, holds up nobody else."""
+"""A worker thread for one device, with an event loop of its own: whatever the device does there, blocking or not, holds
+up nobody else.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ class DeviceWorker:
             return
 
     def stop(self) -> bool:
-        """*pool*: cancel what runs, end and join the thread. False if the device did not let go within `CLOSE_DEADLINE_S`."""
+        """*pool*: cancel what runs, end and join the thread. False if the device did not let go within
+        `CLOSE_DEADLINE_S`.
+        """
         if self._thread.ident is None:
             self._loop.close()
             return True

@@ -1,4 +1,6 @@
-"""From flows to channels: draws work from the scheduler, hands it to whichever channel has room, and knows when a flow has run dry. Loop only."""
+"""From flows to channels: draws work from the scheduler, hands it to whichever channel has room, and knows when a flow
+has run dry. Loop only.
+"""
 
 from __future__ import annotations
 
@@ -37,6 +39,7 @@ class Dispatcher:
     def __init__(self, *, bandwidth_limit: int | None) -> None:
         self.senders: list[ChannelSender] = []
         self.meter = RateMeter()
+        self._bandwidth_limit = bandwidth_limit
         self._scheduler = Scheduler(bandwidth_limit=bandwidth_limit)
         self._expand: dict[str, Expand] = {}
         self._in_channels: Counter[str] = Counter()
@@ -56,6 +59,14 @@ class Dispatcher:
     def wake_at(self) -> float | None:
         """When the bandwidth limit allows the next piece of work."""
         return self._scheduler.wake_at
+
+    def rate(self, now: float) -> float | None:
+        """Bytes of state per second, as measured; None if not known yet.
+
+        What the bandwidth limit holds back does not make the link busy, so the measured rate is the link's: the limit caps it.
+        """
+        rate = self.meter.rate(now)
+        return rate if rate is None or self._bandwidth_limit is None else min(rate, self._bandwidth_limit)
 
     def add_flow(self, name: str, weight: int, expand: Expand) -> None:
         """Before any work of it."""

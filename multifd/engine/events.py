@@ -31,8 +31,8 @@ class EventQueue(Generic[Event]):
     def wake(self) -> None:
         """*worker*: have the handler called soon, with events or none; many calls may make one.
 
-        The flag is set after whatever the worker wants to be seen, and cleared before the handler looks: nothing is missed. Two workers
-        at the same time may wake it twice, which is harmless.
+        The flag is set after whatever the worker wants to be seen, and cleared before the handler looks: nothing is
+        missed. Two workers at the same time may wake it twice, which is harmless.
         """
         if self._awake:
             return

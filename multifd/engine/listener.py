@@ -1,7 +1,8 @@
-"""Listening: finds out what each connection is, and brings it to its session. Whatever strangers send, it goes on listening.
+"""Listening: finds out what each connection is, and brings it to its session. Whatever strangers send, it goes on
+listening.
 
-A connection that has not said what it is costs a place among `PENDING_CONNECTIONS_MAX` and a few hundred bytes, and both for `PREAMBLE_DEADLINE_S` at
-most; when there are too many the oldest goes.
+A connection that has not said what it is costs a place among `PENDING_CONNECTIONS_MAX` and a few hundred bytes, and
+both for `PREAMBLE_DEADLINE_S` at most; when there are too many the oldest goes.
 """
 
 from __future__ import annotations
@@ -67,7 +68,9 @@ class Listener:
         return str(self._address)
 
     async def close(self) -> None:
-        """Stop listening. If the source of a completed migration has not confirmed that it knows, wait for its question, `OUTCOME_LINGER_S` at most."""
+        """Stop listening. If the source of a completed migration has not confirmed that it knows, wait for its
+        question, `OUTCOME_LINGER_S` at most.
+        """
         if self._unconfirmed:
             _log.info("the source has not confirmed the end: answering it for up to %g s", limits.OUTCOME_LINGER_S)
             with contextlib.suppress(TimeoutError):
@@ -205,7 +208,9 @@ class Listener:
         await stream.close()
 
     async def _answer(self, stream: MainStream, asked: m.AskOutcome) -> None:
-        """OUTCOME: aborts a session that has not seen COMMIT, waits for one that is starting (proto/states.md section 5)."""
+        """OUTCOME: aborts a session that has not seen COMMIT, waits for one that is starting (proto/states.md section
+        5).
+        """
         session = self._sessions.get(asked.session)
         if session is not None and hmac.compare_digest(session.secret, asked.secret):
             session.outcome_asked()
@@ -220,6 +225,8 @@ class Listener:
 
 
 async def listen(address: str) -> Listener:
-    """Listen on `tcp://HOST:PORT` (port 0: any) or `unix:///PATH`. Raises `TransportError`, or `ValueError` for a bad address."""
+    """Listen on `tcp://HOST:PORT` (port 0: any) or `unix:///PATH`. Raises `TransportError`, or `ValueError` for a bad
+    address.
+    """
     listener, real = listen_socket(Address.parse(address))
     return Listener(listener, real)

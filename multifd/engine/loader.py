@@ -1,4 +1,6 @@
-"""Loading one device: chunks in index order, set-up after each phase, in the device's own worker, with credit for what it takes."""
+"""Loading one device: chunks in index order, set-up after each phase, in the device's own worker, with credit for what
+it takes.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ from multifd.messages import DeviceStatus
 
 @dataclass(frozen=True, slots=True)
 class LoadProgress:
-    """How far a device is. Cumulative: a later one makes an earlier one needless."""
+    """How far a device is. Cumulative: a later one of the same epoch makes an earlier one needless."""
 
     status: DeviceStatus
     chunks: int

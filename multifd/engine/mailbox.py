@@ -1,4 +1,6 @@
-"""The one queue between the loop and the workers: bounded, batched, closable. Each consumer takes all that is there at once."""
+"""The one queue between the loop and the workers: bounded, batched, closable. Each consumer takes all that is there at
+once.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ class Closed(Exception):  # noqa: N818 - a signal between threads of the engine,
 
 
 class Mailbox(Generic[Item]):
-    """A bounded queue. `notify` is called, in the putting thread, when it stops being empty: once for any number of items.
+    """A bounded queue. `notify` is called, in the putting thread, when it stops being empty: once for any number of
+    items.
 
     A lone hop between threads costs 30 to 60 us, a batched one 1.5 us: that is why consumers take everything at once.
     """
@@ -43,12 +46,16 @@ class Mailbox(Generic[Item]):
             self._append(item)
 
     def put_now(self, item: Item) -> None:
-        """*loop*: add without waiting; the caller has looked at `room`, or the protocol bounds what it adds. Raises `Closed`."""
+        """*loop*: add without waiting; the caller has looked at `room`, or the protocol bounds what it adds. Raises
+        `Closed`.
+        """
         with self._changed:
             self._append(item)
 
     def take(self) -> list[Item]:
-        """*worker*: everything that is there, waiting until there is something. Raises `Closed` when it is closed and empty."""
+        """*worker*: everything that is there, waiting until there is something. Raises `Closed` when it is closed and
+        empty.
+        """
         with self._changed:
             while not self._items and not self._closed:
                 self._changed.wait()

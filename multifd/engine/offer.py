@@ -1,4 +1,6 @@
-"""What a source offers, held against what is here: every reason to refuse, not the first. Runs in a helper thread: a provider may touch the disk."""
+"""What a source offers, held against what is here: every reason to refuse, not the first. Runs in a helper thread: a
+provider may touch the disk.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from multifd.session.handshake import DeviceOffer, decide_devices
 from multifd.slot import SlotKind
 
 Provider = Callable[[m.BlockInfo], Block]
-"""Makes a block for what the source offers, or raises `StorageError` with the reason to refuse it. Its blocks are closed at the session's end."""
+"""Makes a block for what the source offers, or raises `StorageError` with the reason to refuse it. Its blocks are
+closed at the session's end.
+"""
 _BUILT_IN = frozenset({"ram", "zero", CHUNK})
 
 

@@ -1,13 +1,17 @@
-"""The owner of the state: what runs on it and can be stopped. The engine calls these on its loop; they may await, not block."""
+"""The owner of the state: what runs on it and can be stopped. The engine calls these on its loop; they may await, not
+block.
+"""
 
 from __future__ import annotations
 
 
 class Owner:
-    """Whoever writes to the state: a guest, a worker process, a thread. This base class is the owner of data that nobody writes.
+    """Whoever writes to the state: a guest, a worker process, a thread. This base class is the owner of data that
+    nobody writes.
 
-    At the source: `stop`, and `start` if the migration is called off after that. At the destination: `start`, once, after COMMIT. Any exception
-    fails the migration: before COMMIT the source's owner runs on; if the destination's `start` raises it must not be running, and the source's goes on.
+    At the source: `stop`, and `start` if the migration is called off after that. At the destination: `start`, once,
+    after COMMIT. Any exception fails the migration: before COMMIT the source's owner runs on; if the destination's
+    `start` raises it must not be running, and the source's goes on.
     """
 
     async def stop(self) -> None:
@@ -17,7 +21,11 @@ class Owner:
         """Run (again)."""
 
     async def prepare(self) -> None:
-        """At the destination: all state has arrived; make it last (flush it to disk, say). LOADED is sent when this returns."""
+        """At the destination: all state has arrived; make it last (flush it to disk, say). LOADED is sent when this
+        returns.
+        """
 
     async def throttle(self, level: float) -> None:
-        """Slow down: 0 is full speed, 1 is standing still. Called when memory gets dirty faster than the link takes it, and with 0 at the end."""
+        """Slow down: 0 is full speed, 1 is standing still. Called when memory gets dirty faster than the link takes it,
+        and with 0 at the end.
+        """

@@ -1,4 +1,6 @@
-"""The receiving end of one data channel: a worker thread that receives slots straight into place, verifies and commits them."""
+"""The receiving end of one data channel: a worker thread that receives slots straight into place, verifies and commits
+them.
+"""
 
 from __future__ import annotations
 

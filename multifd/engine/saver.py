@@ -99,7 +99,9 @@ class DeviceSaver:
         return self._state is not DeviceState.RUNNING
 
     async def resume(self) -> None:
-        """The migration is called off: whatever is being saved is dropped, and the device runs on. Raises `DeviceError`."""
+        """The migration is called off: whatever is being saved is dropped, and the device runs on. Raises
+        `DeviceError`.
+        """
         await self._worker.submit(self._guarded(self._resume()))
 
     def stop(self) -> bool:

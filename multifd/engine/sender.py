@@ -1,6 +1,7 @@
 """The sending end of one data channel: a worker thread that turns work into slots and slots into bytes on a socket.
 
-Fields are grouped by owner. The worker writes, the loop reads: counters are plain ints, read at any time, exact once the worker is idle.
+Fields are grouped by owner. The worker writes, the loop reads: counters are plain ints, read at any time, exact once
+the worker is idle.
 """
 
 from __future__ import annotations

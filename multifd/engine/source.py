@@ -27,7 +27,8 @@ from multifd.stats import Progress, Report
 class Source:
     """Sends blocks, devices and feeds of a user's own kinds to a destination, while `owner` runs.
 
-    `address` is `tcp://HOST:PORT` or `unix:///PATH`. One object is good for one `run` (and any number of preflights before it).
+    `address` is `tcp://HOST:PORT` or `unix:///PATH`. One object is good for one `run` (and any number of preflights
+    before it).
     """
 
     def __init__(
@@ -52,8 +53,8 @@ class Source:
     async def run(self) -> Report:
         """Migrate. Returns the report when the destination runs.
 
-        Raises `MigrationRefusedError`, `MigrationFailedError`, `MigrationCancelledError` (the owner runs on here) or `MigrationInDoubtError`
-        (it runs nowhere here until `ask_again` or `resolve`); each has the report.
+        Raises `MigrationRefusedError`, `MigrationFailedError`, `MigrationCancelledError` (the owner runs on here) or
+        `MigrationInDoubtError` (it runs nowhere here until `ask_again` or `resolve`); each has the report.
         """
         if self._run is not None:
             raise LocalProtocolError("Source.run", "to be called once")
@@ -71,7 +72,8 @@ class Source:
     async def preflight(self) -> Report:
         """Ask whether the destination would take all this, and send nothing.
 
-        Returns a report with outcome `preflighted`; raises `MigrationRefusedError` with every reason in `report.refusals`.
+        Returns a report with outcome `preflighted`; raises `MigrationRefusedError` with every reason in
+        `report.refusals`.
         """
         run = self._make_run(self._user_feeds, preflight=True)
         await run.run()
@@ -92,7 +94,9 @@ class Source:
         return finish(source_report(run, self._blocks, self._options), run.error)
 
     async def resolve(self, *, started: bool) -> Report:
-        """After `MigrationInDoubtError`: the operator's word. With `started` false the owner goes on here: be sure. Returns or raises as `run` does."""
+        """After `MigrationInDoubtError`: the operator's word. With `started` false the owner goes on here: be sure.
+        Returns or raises as `run` does.
+        """
         run = self._in_doubt()
         await run.continue_in_doubt(lambda: run.session.resolve(started=started, now=run.now))
         return finish(source_report(run, self._blocks, self._options), run.error)

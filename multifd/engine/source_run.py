@@ -1,6 +1,7 @@
 """Drives one source session: feeds its machine what happens, and does what it asks for. Everything here is on the loop.
 
-The machine decides (`session.source`), the dispatcher fills channels, savers save devices; this file connects them and owns their lives.
+The machine decides (`session.source`), the dispatcher fills channels, savers save devices; this file connects them and
+owns their lives.
 """
 
 from __future__ import annotations
@@ -86,6 +87,7 @@ class SourceRun:
         self._end_resends: int | None = None
         self._surveyed: Situation | None = None
         self._acting = False
+        self._throttled = False
         self._asking: asyncio.Task[None] | None = None
 
     # -- life
@@ -106,7 +108,9 @@ class SourceRun:
             await asyncio.shield(self._release())
 
     async def continue_in_doubt(self, step: Callable[[], None]) -> None:
-        """In doubt: have the machine take a step (ask again, or the operator's word), until it is final or in doubt again."""
+        """In doubt: have the machine take a step (ask again, or the operator's word), until it is final or in doubt
+        again.
+        """
         self._ended.clear()
         step()
         self._act()
@@ -165,8 +169,11 @@ class SourceRun:
         """Let the owner's last stop or start end; the devices of a migration that was called off run on."""
         if self._owner_task is not None:
             await asyncio.gather(self._owner_task, return_exceptions=True)
-        if self.session.state not in (SourceState.COMPLETED, SourceState.IN_DOUBT):
-            await self._resume_devices()
+        if self.session.state in (SourceState.COMPLETED, SourceState.IN_DOUBT):
+            return
+        await self._resume_devices()
+        if self._throttled:
+            await self._guard(self._owner.throttle(0.0))
 
     async def _read_main(self, main: MainStream) -> None:
         try:
@@ -192,7 +199,7 @@ class SourceRun:
             bytes_sent=self.dispatcher.sent_bytes,
             bytes_total=sum(block.length for block in session.plan.blocks),
             bytes_left=self._bytes_left(situation),
-            rate=self.dispatcher.meter.rate(now) or 0.0,
+            rate=self.dispatcher.rate(now) or 0.0,
             expected_downtime_s=decision.expected_downtime_s if decision else None,
             waiting_for=session.waiting_for,
         )
@@ -227,9 +234,17 @@ class SourceRun:
             elif isinstance(event, SaveFailed):
                 self.session.handle_failure(event.error, now)
             else:
-                self.session.handle_failure(_as_ours(event), now)
+                self._channel_lost(event)
         self._advance()
         self._act()
+
+    def _channel_lost(self, event: SendFailed) -> None:
+        """A channel's worker ended. If its connection was lost, main may be about to say why: it gets a moment."""
+        error = _as_ours(event)
+        if isinstance(error, TransportError):
+            self._loop.call_later(limits.LAST_WORDS_S, self._fail, error)
+        else:
+            self.session.handle_failure(error, self.now)
 
     def _advance(self) -> None:
         """After work left for the sockets: more work, ends of rounds, the end of all."""
@@ -351,14 +366,15 @@ class SourceRun:
             needs.append(FeedNeed(feed.name, words, pending))
         now = self.now
         situation = Situation(
-            now=now, began=self.session.began, rate=self.dispatcher.meter.rate(now), feeds=needs,
-            devices=[self._device_need(saver) for saver in self.savers], downtime_limit_s=self._options.downtime_limit_s,
-            deadline_s=self._options.deadline_s, fixed_s=_FIXED_S, explicit=self._options.explicit_switchover,
+            now=now, began=self.session.began, rate=self.dispatcher.rate(now), feeds=needs,
+            devices=[self._device_need(saver) for saver in self.savers],
+            downtime_limit_s=self._options.downtime_limit_s, deadline_s=self._options.deadline_s, fixed_s=_FIXED_S,
+            explicit=self._options.explicit_switchover,
         )  # fmt: skip
         before = self._surveyed
         self._surveyed = situation
         self.session.handle_survey(situation, now)
-        self._count_waiting(before, now)
+        self._count_waiting(before, situation)
         self._advance()
         self._act()
 
@@ -371,20 +387,22 @@ class SourceRun:
         return DeviceNeed(
             name=saver.device.name, takes_part=takes_part, initial=pending.initial, dirty=pending.dirty,
             stop_copy=pending.stop_copy, load_seconds_per_byte=learned, declared_stop_s=saver.device.stop_seconds,
-            initial_sent=saver.initial_saved, ready=number not in self.session.gate.waiting_for(),
+            initial_sent=saver.initial_saved, ready=status is not None and status.ready and status.epoch == self.session.gate.epochs[number],
             doing=status.doing if status is not None else "no status yet", epoch=self.session.gate.epochs[number],
         )  # fmt: skip
 
-    def _count_waiting(self, before: Situation | None, now: float) -> None:
-        """How long devices alone stood in the way: feeds fit, and somebody's READY was missing."""
+    def _count_waiting(self, before: Situation | None, situation: Situation) -> None:
+        """How long devices alone stood in the way: the rest fits the limit, and somebody is not ready."""
         decision = self.session.decision
         if before is None or decision is None or decision.expected_downtime_s is None:
             return
         if decision.expected_downtime_s <= self._options.downtime_limit_s:
-            for number in self.session.gate.waiting_for():
-                self.waited[number] = self.waited.get(number, 0.0) + now - before.now
+            for number, need in enumerate(situation.devices, start=1):
+                if need.takes_part and not need.ready:
+                    self.waited[number] = self.waited.get(number, 0.0) + situation.now - before.now
 
     def _throttle(self, action: a.Throttle) -> None:
+        self._throttled = action.level > 0
         self._spawn(self._owner.throttle(action.level))
 
     def _stop_owner(self, _action: a.StopOwner) -> None:

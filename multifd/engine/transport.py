@@ -158,7 +158,9 @@ def congestion_control(connection: socket.socket) -> str:
 
 
 class DataSocket:
-    """A data channel's connection, blocking, for one worker thread. `shut` may be called by any thread and wakes the worker."""
+    """A data channel's connection, blocking, for one worker thread. `shut` may be called by any thread and wakes the
+    worker.
+    """
 
     def __init__(self, connection: socket.socket) -> None:
         connection.setblocking(True)
@@ -179,7 +181,9 @@ class DataSocket:
             sent = self._socket.sendmsg(buffers)
 
     def receive(self, buffers: Sequence[memoryview]) -> bool:
-        """*worker*: fill all of it. False if the connection ended before its first byte; raises `EOFError` after it, or `OSError`."""
+        """*worker*: fill all of it. False if the connection ended before its first byte; raises `EOFError` after it, or
+        `OSError`.
+        """
         length = sum(len(each) for each in buffers)
         got = self._receive_some(buffers)
         if got == 0 and length:
@@ -263,7 +267,8 @@ class MainStream:
             yield message
 
     async def close(self) -> None:
-        """Flush, say that nothing follows, and wait for the peer to do so, within `LAST_WORDS_S`: closing over unread bytes would reset the
+        """Flush, say that nothing follows, and wait for the peer to do so, within `LAST_WORDS_S`: closing over unread
+        bytes would reset the
         connection, and the peer might never read what was written last.
         """
         with contextlib.suppress(OSError, TimeoutError):

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import mmap
 import os
 
 import numpy as np
@@ -15,9 +16,10 @@ from multifd.memory.tracker import TrackingError
 
 _SCAN = 0xC0606610  # _IOWR('f', 16, 96): twelve u64, in the order of _request
 _SIZE, _FLAGS, _START, _END, _WALK_END = range(5)
+_MASK, _RETURN = 9, 11
 _CLEAR = 1  # PM_SCAN_WP_MATCHING: write-protect what is reported
 _CHECK = 2  # PM_SCAN_CHECK_WPASYNC: fail if part of the range is not registered
-_WRITTEN = 1 << 1
+_REGISTERED, _WRITTEN = 1 << 0, 1 << 1  # categories of pages
 _REGIONS = 65536  # 1.5 MiB of results a call: the 12 ms of a fully dirty, fully scattered GiB take four
 
 
@@ -34,9 +36,7 @@ class PageMap:
         except OSError as error:
             raise TrackingError(f"the memory of process {process} can't be looked at: {error.strerror}") from error
         self._regions = np.zeros((_REGIONS, 3), dtype=np.uint64)
-        self._request = np.array(
-            [96, 0, 0, 0, 0, self._regions.ctypes.data, _REGIONS, 0, 0, _WRITTEN, 0, _WRITTEN], dtype=np.uint64
-        )
+        self._request = np.array([96, 0, 0, 0, 0, self._regions.ctypes.data, _REGIONS, 0, 0, 0, 0, 0], dtype=np.uint64)
 
     def scan(self, start: int, end: int, *, clear: bool) -> Extents:
         """Rows (address, length) of what was written between the page-aligned addresses, adjacent pages joined within
@@ -44,18 +44,17 @@ class PageMap:
 
         With `clear` these pages are write-protected again, each in the same step as it is found. Raise `TrackingError`.
         """
-        request, parts = self._request, []
-        request[_FLAGS] = _CHECK | (_CLEAR if clear else 0)
-        request[_END] = end
+        first, last, parts = start, end - mmap.PAGESIZE, []
         while start < end:
-            request[_START] = start
-            try:
-                count = fcntl.ioctl(self._fd, _SCAN, request.data)
-            except OSError as error:
-                raise TrackingError(self._cause(error)) from error
+            count = self._ask(start, end, _WRITTEN, _CHECK | (_CLEAR if clear else 0))
             found = self._regions[:count]
             parts.append(np.stack([found[:, 0], found[:, 1] - found[:, 0]], axis=1).astype(np.int64))
-            start = int(request[_WALK_END])
+            start = int(self._request[_WALK_END])
+        # Memory that is not there any more has no written pages, and that is no error to the kernel. Whoever ended before a
+        # scan fails this look after it.
+        for page in (first, last):
+            if not self._ask(page, page + mmap.PAGESIZE, _REGISTERED, _CHECK):
+                raise TrackingError(f"memory of process {self.process} is gone: the process has ended or unmapped it")
         return np.concatenate([empty(), *parts])
 
     def close(self) -> None:
@@ -64,9 +63,19 @@ class PageMap:
             os.close(self._fd)
             self._fd = -1
 
+    def _ask(self, start: int, end: int, category: int, flags: int) -> int:
+        """Scan for pages of `category`; return how many regions were found."""
+        request = self._request
+        request[_FLAGS], request[_START], request[_END] = flags, start, end
+        request[_MASK] = request[_RETURN] = category
+        try:
+            return int(fcntl.ioctl(self._fd, _SCAN, request.data))
+        except OSError as error:
+            raise TrackingError(self._cause(error)) from error
+
     def _cause(self, error: OSError) -> str:
         if error.errno == errno.ESRCH:
-            return f"process {self.process}, whose memory is tracked, has ended"
+            return f"process {self.process} has ended"
         if error.errno == errno.EPERM:
             return f"memory of process {self.process} is not registered for tracking (or was mapped anew since)"
         if error.errno == errno.ENOTTY:

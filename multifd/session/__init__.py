@@ -1,1 +1,3 @@
-"""The machines, sans-IO: no socket, thread or clock; time is an argument. Transitions are tables (`states`), decisions are pure functions."""
+"""The machines, sans-IO: no socket, thread or clock; time is an argument. Transitions are tables (`states`), decisions
+are pure functions.
+"""

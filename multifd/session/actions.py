@@ -1,4 +1,6 @@
-"""What the machines ask the engine to do, as small frozen dataclasses. A machine decides; the engine acts, in the order given."""
+"""What the machines ask the engine to do, as small frozen dataclasses. A machine decides; the engine acts, in the order
+given.
+"""
 
 from __future__ import annotations
 
@@ -117,7 +119,7 @@ class Prepare:
 
 
 SourceAction = (
-    Send | Finished | OpenChannels | BeginRound | SaveInitial | Survey | Throttle | StopOwner | StartOwner | SaveStopCopy
-    | ResendSlot | GrantCredit | AskForOutcome
+    Send | Finished | OpenChannels | BeginRound | SaveInitial | Survey | Throttle | StopOwner | StartOwner |
+    SaveStopCopy | ResendSlot | GrantCredit | AskForOutcome
 )  # fmt: skip
 DestinationAction = Send | Finished | Decide | Prepare | StartOwner

@@ -112,7 +112,7 @@ class DestinationSession:
             return
         assert self.hello is not None
         self.channels = min(self.hello.channels, self.plan.channels_max)
-        self._send(m.Verdict(not refusals, self.channels, tuple(refusals[: limits.ITEMS_MAX]), tuple(devices)))
+        self._send(m.Verdict(not refusals, self.channels, handshake.fit_refusals(refusals), tuple(devices)))
         if refusals:
             self._finish(DestinationState.REFUSED, RefusedError(tuple(refusals)), now)
         elif self._inventory.preflight:
@@ -141,6 +141,8 @@ class DestinationSession:
 
     def handle_mismatch(self, channel: int, sequence: int, *, live: bool, now: float) -> None:
         """A slot did not match its checksum."""
+        if self.final:
+            return
         self._resends += 1
         self._send(m.Resend(channel, sequence))
         if live and self.state is DestinationState.PRECOPY:
@@ -164,7 +166,9 @@ class DestinationSession:
     def handle_device_status(
         self, status: m.DeviceStatus, *, chunks: int, complete: bool, credit: int, now: float
     ) -> None:
-        """A device's worker got on: `chunks` loaded in all; `complete` when LAST of stop-copy is; `credit` granted in all."""
+        """A device's worker got on: `chunks` loaded in all; `complete` when LAST of stop-copy is; `credit` granted in
+        all.
+        """
         if self.final:
             return
         self._touch(now)
@@ -235,7 +239,7 @@ class DestinationSession:
             handshake.choose_version(self.plan.versions, hello.versions)
             handshake.check_features(hello.features, self.plan.features)
         except RefusedError as error:
-            self._send(m.Aborted(error.refusals[0].code, str(error)))
+            self._send(m.Aborted(error.refusals[0].code, str(error)[: limits.TEXT_BYTES_MAX // 4]))
             self._finish(DestinationState.REFUSED, error, now)
             return
         self.features = hello.features

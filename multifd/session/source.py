@@ -1,8 +1,9 @@
 """The source's machine (proto/states.md section 1), sans-IO.
 
-Four kinds of methods: getters; commands (`start`, `cancel`, ...); `handle_*` for what the network, the engine or the clock report; and
-`poll_action` for what the engine is to do next. Legality of messages and transitions is looked up in `states`; the pieces with a rule of
-their own are `switchover`, `sync` and `convergence`. The engine calls everything on its loop.
+Four kinds of methods: getters; commands (`start`, `cancel`, ...); `handle_*` for what the network, the engine or the
+clock report; and `poll_action` for what the engine is to do next. Legality of messages and transitions is looked up in
+`states`; the pieces with a rule of their own are `switchover`, `sync` and `convergence`. The engine calls everything on
+its loop.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ class _Class:
     ended: bool = False
     """A round ended and the throttle has not looked at it yet."""
     sent_bytes: int = 0
+    throttle: Throttle = field(default_factory=Throttle)
 
 
 _WAITS: dict[SourceState, tuple[float, str]] = {
@@ -120,7 +122,6 @@ class SourceSession:
     _actions: deque[a.SourceAction] = field(default_factory=deque)
     _barrier: SourceBarrier = field(default_factory=SourceBarrier)
     _classes: dict[str, _Class] = field(default_factory=dict)
-    _throttle: Throttle = field(default_factory=Throttle)
     _traffic: _Traffic = field(default_factory=_Traffic)
     _deadline: tuple[float, str, float] | None = None
     _survey_at: float | None = None
@@ -195,7 +196,7 @@ class SourceSession:
     def handle_round_sent(self, class_name: str, counts: tuple[int, ...], sent_bytes: int) -> None:
         """The last slot of a class's round is in a channel; `counts` are all slots sent on each channel so far."""
         self._classes[class_name].sent_bytes = sent_bytes
-        if self.state in _FLOWING or self.state is SourceState.SWITCHING:
+        if self.state in (SourceState.PRECOPY, SourceState.STOP_COPY):
             self._send(self._barrier.sent(class_name, counts))
 
     def handle_sent(self, slots: int, now: float) -> None:
@@ -210,15 +211,20 @@ class SourceSession:
         if self.state is not SourceState.PRECOPY:
             return
         decision = decide(situation, force=self._forced)
-        running = tuple(f"{name}: a round is under way" for name, each in self._classes.items() if each.running)
-        self.decision = Decision(
-            decision.switch and not running, decision.expected_downtime_s, decision.waiting_for + running
-        )
+        waiting = decision.waiting_for
+        if decision.switch and not self.gate.open:
+            waiting += ("SWITCHOVER_READY",)
+        if decision.switch:
+            waiting += tuple(f"{name}: a round is under way" for name, each in self._classes.items() if each.running)
+        self.decision = Decision(not waiting, decision.expected_downtime_s, waiting)
         if self.decision.switch:
             self._switch_over(now)
             return
-        if self._forced and not running:
+        if self._forced and not decision.switch:
             self._give_up(now)
+            return
+        if decision.switch:  # begin nothing new: what is under way ends, and that calls for the next look
+            self._survey_at = now + limits.SURVEY_PAUSE_S
             return
         pending = {feed.name: feed.pending_bytes for feed in situation.feeds}
         self._next_rounds(pending, fits=self._fits(situation), now=now)
@@ -265,7 +271,9 @@ class SourceSession:
             self._send(m.End(counts, dict(chunks), self.resends))
 
     def handle_corrupt(self, now: float) -> bool:
-        """A slot that nobody could have been writing did not match. False if that was once too often: the session has failed."""
+        """A slot that nobody could have been writing did not match. False if that was once too often: the session has
+        failed.
+        """
         self.corrupt += 1
         if self.corrupt <= limits.CORRUPT_RESENDS_MAX:
             return True
@@ -436,7 +444,7 @@ class SourceSession:
             if each.running:
                 continue
             if each.ended and self.plan.auto_converge:
-                self._actions.append(a.Throttle(self._throttle.next_level(pending.get(name, 0), each.sent_bytes)))
+                self._actions.append(a.Throttle(each.throttle.next_level(pending.get(name, 0), each.sent_bytes)))
             each.ended = False
             due = each.begun_at + limits.ROUND_PAUSE_S if fits else now
             if pending.get(name, 0) > 0 and now >= due:

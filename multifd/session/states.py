@@ -1,7 +1,8 @@
-"""The tables of both machines: states, transitions, and which message is legal in which state (proto/states.md sections 1 and 2).
+"""The tables of both machines: states, transitions, and which message is legal in which state (proto/states.md sections
+1 and 2).
 
-Everything that decides legality is here and nowhere else; `source` and `destination` only look it up. What is absent is an error. A
-test compares these tables with the page.
+Everything that decides legality is here and nowhere else; `source` and `destination` only look it up. What is absent is
+an error. A test compares these tables with the page.
 """
 
 from __future__ import annotations

@@ -70,6 +70,12 @@ def expected(vector: dict[str, Any]) -> list[m.Message]:
     return [BUILDERS[keys.pop("type")](**keys)]
 
 
+def feed_bytes(reader: ControlReader, data: bytes) -> None:
+    """One by one; no message may come of them."""
+    for byte in data:
+        assert reader.feed(bytes([byte])) == []
+
+
 @pytest.mark.parametrize("vector", VALID)
 def test_reads(vector: dict[str, Any]) -> None:
     """A valid vector parses to its message."""
@@ -126,8 +132,7 @@ def test_refuses_byte_by_byte(vector: dict[str, Any]) -> None:
     """An invalid vector gives no message on the way to the same error, which every later call raises again."""
     reader = ControlReader()
     with pytest.raises(RemoteProtocolError) as caught:
-        for byte in bytes.fromhex(vector["bytes"]):
-            assert reader.feed(bytes([byte])) == []
+        feed_bytes(reader, bytes.fromhex(vector["bytes"]))
     assert caught.value.where == vector["error"]
     with pytest.raises(RemoteProtocolError) as again:
         reader.feed(COMMIT)

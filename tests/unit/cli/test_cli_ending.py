@@ -62,6 +62,14 @@ def test_an_interrupted_migration_counts_as_cancelled() -> None:
     assert failed(InterruptedByUserError(report(Outcome.CANCELLED))).data["outcome"] == "cancelled"
 
 
+def test_the_remedy_is_that_of_the_cause() -> None:
+    """A failed migration wraps what went wrong."""
+    error = MigrationFailedError("no space", report())
+    error.__cause__ = StorageError("no space")
+    assert "make room" in sentence(error)
+    assert sentence(MigrationFailedError("no space", report())) == "no space"
+
+
 def test_the_sentence_is_one_line_and_says_what_to_do_where_it_can() -> None:
     """No new lines, no control characters, the remedy after it."""
     words = sentence(StorageError("no space\nleft.\x1b"))

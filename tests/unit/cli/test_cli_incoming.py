@@ -1,5 +1,6 @@
 """Received files get their names all together or not at all, and nothing that was there is touched."""
 
+import asyncio
 import os
 import stat
 from collections.abc import Iterator
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from multifd.cli.incoming import IncomingFiles
+from multifd.cli.incoming import IncomingFile, IncomingFiles
 from multifd.errors import StorageError
 from multifd.memory import Block
 from multifd.messages import BlockInfo
@@ -15,6 +16,11 @@ from multifd.messages import BlockInfo
 
 def offer(name: str, length: int = 5) -> BlockInfo:
     return BlockInfo(name, length, 4096)
+
+
+async def provide(incoming: IncomingFiles, *offered: str) -> list[Block]:
+    """One offer, as the engine has it decided: in a helper thread, in a context of its own."""
+    return await asyncio.to_thread(lambda: [incoming.provide(offer(name)) for name in offered])
 
 
 def write(block: Block, content: bytes) -> None:
@@ -96,49 +102,83 @@ def test_a_file_that_can_not_be_that_long_is_refused(incoming: IncomingFiles, tm
     assert names(tmp_path) == []
 
 
-def test_an_offer_made_again_takes_the_place_of_the_first(incoming: IncomingFiles, tmp_path: Path) -> None:
-    """A preflight comes before the session: one temporary file for one name."""
-    incoming.provide(offer("one")).close()
-    write(incoming.provide(offer("one")), b"again")
-    assert len(names(tmp_path)) == 1
-    incoming.publish()
+async def test_a_name_offered_again_after_its_block_was_closed_is_taken(
+    incoming: IncomingFiles, tmp_path: Path
+) -> None:
+    """A preflight comes before the session, and leaves nothing."""
+    (await provide(incoming, "one"))[0].close()
+    assert names(tmp_path) == []
+    write((await provide(incoming, "one"))[0], b"again")
+    await incoming.prepare()
+    await incoming.start()
     assert (tmp_path / "one").read_bytes() == b"again"
 
 
-def test_a_name_taken_meanwhile_takes_back_all_others(incoming: IncomingFiles, tmp_path: Path) -> None:
+def test_a_name_twice_in_one_offer_is_refused(incoming: IncomingFiles) -> None:
+    """Which of them should win nobody can say."""
+    incoming.provide(offer("one"))
+    with pytest.raises(StorageError, match="two files"):
+        incoming.provide(offer("one"))
+
+
+async def test_what_others_only_offer_is_never_published(incoming: IncomingFiles, tmp_path: Path) -> None:
+    """Somebody's preflight is open while a session ends: same names, other names, it does not matter."""
+    ours = await provide(incoming, "one", "empty")
+    theirs = await provide(incoming, "one", "strange")
+    write(ours[0], b"first")
+    await incoming.prepare()
+    await incoming.start()
+    for block in (*ours, *theirs):
+        block.close()
+    assert names(tmp_path) == ["empty", "one"]
+    assert incoming.published == {"one": 5, "empty": 5}
+    assert (tmp_path / "one").read_bytes() == b"first"
+
+
+async def test_two_offers_that_can_not_be_told_apart_fail(incoming: IncomingFiles, tmp_path: Path) -> None:
+    """Nothing came for either, so nobody knows whose session this is."""
+    for block_name in ("one", "two"):
+        await provide(incoming, block_name)
+    with pytest.raises(StorageError, match="several sources"):
+        await incoming.prepare()
+
+
+async def test_an_offer_of_nothing_publishes_nothing(incoming: IncomingFiles, tmp_path: Path) -> None:
+    """And is no failure."""
+    await incoming.prepare()
+    await incoming.start()
+    assert names(tmp_path) == []
+
+
+async def test_a_name_taken_meanwhile_takes_back_all_others(incoming: IncomingFiles, tmp_path: Path) -> None:
     """Published ones vanish, the stranger's file stays as it is."""
     for name in ("one", "two", "three"):
         write(incoming.provide(offer(name)), b"first")
     (tmp_path / "three").write_text("mine")
+    await incoming.prepare()
     with pytest.raises(StorageError, match=r"three.*nothing is overwritten"):
-        incoming.publish()
+        await incoming.start()
+    assert incoming.published == {}
     assert [name for name in names(tmp_path) if not name.startswith(".")] == ["three"]
     incoming.close()
     assert names(tmp_path) == ["three"]
     assert (tmp_path / "three").read_text() == "mine"
 
 
-def test_taking_back_spares_a_file_that_is_not_ours_any_more(incoming: IncomingFiles, tmp_path: Path) -> None:
+async def test_taking_back_spares_a_file_that_is_not_ours_any_more(tmp_path: Path) -> None:
     """Somebody replaced what was published just before it is taken back."""
-    for name in ("one", "two"):
-        write(incoming.provide(offer(name)), b"first")
-    link = incoming._link
-
-    def replace_one_then_fail(file: object) -> None:
-        link(file)  # type: ignore[arg-type]
-        if file is incoming.files["one"]:
-            (tmp_path / "one").unlink()
-            (tmp_path / "one").write_text("mine")
-            (tmp_path / "two").write_text("mine too")
-
-    incoming._link = replace_one_then_fail  # type: ignore[method-assign]
-    with pytest.raises(StorageError):
-        incoming.publish()
-    incoming.close()
-    assert {name: (tmp_path / name).read_text() for name in names(tmp_path)} == {"one": "mine", "two": "mine too"}
+    with IncomingFiles(tmp_path) as incoming:
+        one = incoming.provide(offer("one"))
+        assert isinstance(one, IncomingFile)
+        one.publish()
+        (tmp_path / "one").unlink()
+        (tmp_path / "one").write_text("mine")
+        one.take_back()
+    assert names(tmp_path) == ["one"]
+    assert (tmp_path / "one").read_text() == "mine"
 
 
-def test_a_directory_moved_away_meanwhile_is_still_the_one(tmp_path: Path) -> None:
+async def test_a_directory_moved_away_meanwhile_is_still_the_one(tmp_path: Path) -> None:
     """The directory is a descriptor, not a path."""
     first = tmp_path / "first"
     first.mkdir()
@@ -146,7 +186,8 @@ def test_a_directory_moved_away_meanwhile_is_still_the_one(tmp_path: Path) -> No
         write(incoming.provide(offer("one")), b"first")
         first.rename(tmp_path / "second")
         first.symlink_to(tmp_path)
-        incoming.publish()
+        await incoming.prepare()
+        await incoming.start()
     assert names(tmp_path / "second") == ["one"]
 
 

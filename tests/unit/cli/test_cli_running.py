@@ -52,10 +52,11 @@ class Session:
         yield Progress(state="PRECOPY", elapsed_s=0.0)
         await asyncio.Event().wait()
 
-    def cancel(self, cause: str) -> None:
+    def cancel(self, cause: str) -> bool:
         self.causes.append(cause)
         if not self._deaf:
             self._cancelled.set()
+        return not self._deaf
 
 
 def kill(number: int) -> None:
@@ -85,16 +86,22 @@ async def test_a_second_signal_does_not_wait_any_longer() -> None:
     """A session that does not end by itself is left alone."""
     session = Session(lambda: kill(signal.SIGINT), deaf=True)
 
-    def again(cause: str) -> None:
-        Session.cancel(session, cause)
-        if len(session.causes) == 1:
+    def again(cause: str) -> bool:
+        if len(session.causes) == 0:
             asyncio.get_running_loop().call_soon(kill, signal.SIGTERM)
+        return Session.cancel(session, cause)
 
     session.cancel = again  # type: ignore[method-assign]
     with pytest.raises(InterruptedByUserError) as caught:
         await follow(session, Shown())
     assert caught.value.report is None
     assert len(session.causes) == 2
+
+
+async def test_a_side_that_only_waits_ends_at_the_first_signal() -> None:
+    """There is no session that could be cancelled."""
+    with pytest.raises(InterruptedByUserError):
+        await follow(Session(lambda: kill(signal.SIGTERM), deaf=True), Shown(), may_wait_for_peer=True)
 
 
 async def test_a_peer_that_cancels_is_no_interruption() -> None:

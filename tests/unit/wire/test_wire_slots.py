@@ -1,0 +1,226 @@
+"""Slot headers and the slot reader: the order of checks, and who is asked when. The vectors hold the layout."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import xxhash
+
+from multifd.codec import create_decoders
+from multifd.errors import LocalProtocolError, RemoteProtocolError
+from multifd.limits import META_BYTES_MAX, SLOT_BYTES_MAX
+from multifd.wire.slots import (
+    CODEC_MAX,
+    CODEC_NONE,
+    HEADER_BYTES,
+    SlotHeader,
+    parse_header,
+    payload_checksum,
+    read_slot,
+    serialize_header,
+)
+
+META = b"meta"
+HEADER = SlotHeader(
+    codec=CODEC_NONE,
+    live=True,
+    kind=1,
+    owner=2,
+    sequence=3,
+    meta_length=len(META),
+    payload_length=8,
+    length=8,
+    payload_checksum=xxhash.xxh3_64_intdigest(bytes(8)),
+)
+
+
+class Place:
+    """Remembers what it was asked, and gives memory of its own."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[SlotHeader, bytes]] = []
+        self.buffers = [memoryview(bytearray(3)), memoryview(bytearray(5))]
+
+    def __call__(self, header: SlotHeader, meta: bytes) -> Sequence[memoryview]:
+        self.asked.append((header, meta))
+        return self.buffers
+
+
+class Reading:
+    """A slot reader with the buffers that it is given."""
+
+    def __init__(self, *, codecs: frozenset[int] = frozenset(), expect_sequence: int = 3) -> None:
+        self.place = Place()
+        self.header = memoryview(bytearray(HEADER_BYTES))
+        self.meta = memoryview(bytearray(META_BYTES_MAX))
+        self.steps = read_slot(self.header, self.meta, codecs=codecs, expect_sequence=expect_sequence, place=self.place)
+
+    def fill_header(self, data: bytes) -> Sequence[memoryview]:
+        """Up to the step after the header."""
+        (buffer,) = next(self.steps)
+        buffer[:] = data
+        return next(self.steps)
+
+
+def result(steps: Any) -> Any:
+    """What a reader returns with its next step."""
+    with pytest.raises(StopIteration) as caught:
+        next(steps)
+    return caught.value.value
+
+
+def sealed(header: bytes | bytearray, meta: bytes) -> bytes:
+    """A header with the checksum that it should have, made without our code."""
+    return bytes(header[:56]) + xxhash.xxh3_64_intdigest(bytes(header[:56]) + meta).to_bytes(8, "big")
+
+
+def test_asks_for_header_then_meta_then_payload() -> None:
+    """The reader wants 64 bytes, then the meta, then exactly what `place` returned, and gives all of it back."""
+    reading = Reading()
+    (meta,) = reading.fill_header(serialize_header(HEADER, META))
+    assert len(meta) == len(META)
+    assert reading.place.asked == []
+    meta[:] = META
+    assert next(reading.steps) is reading.place.buffers
+    assert result(reading.steps) == (HEADER, META, reading.place.buffers)
+    assert reading.place.asked == [(HEADER, META)]
+
+
+def test_asks_for_nothing_where_there_is_nothing() -> None:
+    """Without meta and payload the header is all, but the kind is still asked."""
+    header = dataclasses.replace(HEADER, meta_length=0, payload_length=0, length=0, live=False)
+    reading = Reading()
+    (buffer,) = next(reading.steps)
+    buffer[:] = serialize_header(header, b"")
+    assert result(reading.steps) == (header, b"", reading.place.buffers)
+    assert reading.place.asked == [(header, b"")]
+
+
+def test_meta_outlives_its_buffer() -> None:
+    """The meta that is returned is a copy: the next slot may be read into the same buffer."""
+    reading = Reading()
+    (meta,) = reading.fill_header(serialize_header(HEADER, META))
+    meta[:] = META
+    next(reading.steps)
+    meta[:] = b"next"
+    assert result(reading.steps)[1] == META
+
+
+def test_bounds_come_before_the_checksum() -> None:
+    """Rule 1: a meta length beyond its bound is refused before any of the meta is read, its checksum not looked at."""
+    data = bytearray(serialize_header(HEADER, META))
+    data[24:28] = (META_BYTES_MAX + 1).to_bytes(4, "big")
+    with pytest.raises(RemoteProtocolError) as caught:
+        Reading().fill_header(bytes(data))
+    assert caught.value.where == "slot.meta_length"
+
+
+def test_checksum_comes_before_numbers_and_place() -> None:
+    """Rule 2 before 3 and 4: with a wrong header checksum a sequence that is wrong too is not what is reported."""
+    reading = Reading(expect_sequence=99)
+    (meta,) = reading.fill_header(serialize_header(HEADER, META))
+    meta[:] = b"MeTa"
+    with pytest.raises(RemoteProtocolError) as caught:
+        next(reading.steps)
+    assert caught.value.where == "slot.header_checksum"
+    assert reading.place.asked == []
+
+
+@pytest.mark.parametrize(
+    ("offset", "value", "where"),
+    [
+        (8, bytes(4), "slot.kind"),
+        (12, bytes(4), "slot.owner"),
+        (16, bytes(8), "slot.sequence"),
+        (23, b"\x04", "slot.sequence"),
+    ],
+)
+def test_numbers_come_before_place(offset: int, value: bytes, where: str) -> None:
+    """Rule 3: zero and a gap in the sequence are refused, and the kind does not see the meta."""
+    data = bytearray(serialize_header(HEADER, META))
+    data[offset : offset + len(value)] = value
+    reading = Reading()
+    (meta,) = reading.fill_header(sealed(data, META))
+    meta[:] = META
+    with pytest.raises(RemoteProtocolError) as caught:
+        next(reading.steps)
+    assert caught.value.where == where
+    assert reading.place.asked == []
+
+
+def test_codec_must_be_negotiated() -> None:
+    """Codec none goes without saying; any other must be among those in use."""
+    header = dataclasses.replace(HEADER, codec=2, length=9)
+    data = serialize_header(header, META)
+    assert Reading(codecs=frozenset({2})).fill_header(data)
+    with pytest.raises(RemoteProtocolError) as caught:
+        Reading(codecs=frozenset({3})).fill_header(data)
+    assert caught.value.where == "slot.codec"
+
+
+def test_payload_checksum_is_not_the_readers() -> None:
+    """A payload that does not match comes through: whether that matters depends on LIVE, which is not decided here."""
+    header = dataclasses.replace(HEADER, payload_checksum=HEADER.payload_checksum ^ 1)
+    reading = Reading()
+    (meta,) = reading.fill_header(serialize_header(header, META))
+    meta[:] = META
+    next(reading.steps)
+    read, _, buffers = result(reading.steps)
+    assert payload_checksum(buffers) != read.payload_checksum
+
+
+def test_parses_views_of_larger_memory() -> None:
+    """A header may lie anywhere in a larger buffer."""
+    memory = memoryview(bytearray(200))
+    memory[10:74] = serialize_header(HEADER, META)
+    assert parse_header(memory[10:74]) == HEADER
+
+
+@pytest.mark.parametrize(
+    ("changes", "where"),
+    [
+        ({"codec": 0}, "slot.codec"),
+        ({"codec": CODEC_MAX + 1}, "slot.codec"),
+        ({"codec": 2}, "slot.payload_length"),
+        ({"kind": 0}, "slot.kind"),
+        ({"kind": 2**32}, "slot.kind"),
+        ({"owner": 0}, "slot.owner"),
+        ({"owner": 2**32}, "slot.owner"),
+        ({"sequence": 0}, "slot.sequence"),
+        ({"sequence": 2**64}, "slot.sequence"),
+        ({"meta_length": 3}, "slot.meta_length"),
+        ({"meta_length": META_BYTES_MAX + 1}, "slot.meta_length"),
+        ({"payload_length": -1}, "slot.payload_length"),
+        ({"payload_length": 7}, "slot.payload_length"),
+        ({"payload_length": SLOT_BYTES_MAX + 1, "length": SLOT_BYTES_MAX + 1}, "slot.payload_length"),
+        ({"length": SLOT_BYTES_MAX + 1}, "slot.length"),
+        ({"payload_checksum": -1}, "slot.payload_checksum"),
+        ({"payload_checksum": 2**64}, "slot.payload_checksum"),
+    ],
+)
+def test_does_not_write_what_it_would_refuse(changes: dict[str, int], where: str) -> None:
+    """A field out of its bounds is this side's error, by its name."""
+    with pytest.raises(LocalProtocolError) as caught:
+        serialize_header(dataclasses.replace(HEADER, **changes), META)  # type: ignore[arg-type]
+    assert caught.value.where == where
+
+
+def test_the_largest_slot_can_be_written_and_read() -> None:
+    """Bounds are inclusive."""
+    meta = bytes(META_BYTES_MAX)
+    header = SlotHeader(1, False, 2**32 - 1, 2**32 - 1, 2**64 - 1, len(meta), SLOT_BYTES_MAX, SLOT_BYTES_MAX, 2**64 - 1)
+    assert parse_header(serialize_header(header, meta)) == header
+
+
+def test_checksum_does_not_depend_on_how_the_payload_is_cut() -> None:
+    """XXH3-64 of the bytes in order, in one buffer or many; of none it is XXH3-64 of nothing."""
+    data = bytes(range(256)) * 64
+    views = [memoryview(data)[start : start + 1000] for start in range(0, len(data), 1000)]
+    assert payload_checksum([data]) == payload_checksum(views) == xxhash.xxh3_64_intdigest(data)
+    assert payload_checksum([]) == payload_checksum([b""]) == 0x2D06800538D394C2
+
+
+def test_codec_numbers_are_the_codecs_own() -> None:
+    """The numbers that headers admit are 1 and those that `multifd.codec` has."""
+    assert {CODEC_NONE, *create_decoders(["zstd", "lz4"])} == set(range(1, CODEC_MAX + 1))
