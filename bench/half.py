@@ -6,8 +6,10 @@ it then wipes its memory before each run. All of it happens before the clock sta
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import resource
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +17,15 @@ import numpy as np
 import xxhash
 
 import multifd
+from multifd.errors import Code, MultifdError, RefusedError
 from multifd.limits import CHANNELS_MAX, MIB
 from multifd.memory import populate
 
 BLOCK = "throughput"
 FILL_BYTES = 32 * MIB  # random bytes made at a time: as fast as larger pieces, and small beside what is measured
 SEED = 2026
+BUSY_DEADLINE_S = 120.0  # to digest and wipe a terabyte takes as long
+BUSY_PAUSE_S = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,9 +89,28 @@ class Half:
 class SourceHalf(Half):
     """The half that sends."""
 
+    def __init__(self, settings: HalfSettings) -> None:
+        super().__init__(settings)
+        self.turned_away = asyncio.Event()  # set once a destination was busy
+
     async def run(self, address: str, channels: int) -> HalfRun:
-        """Send all of the memory once. Raises what `Source.run` raises."""
-        source = multifd.Source(
+        """Send all of the memory once. Raises what `Source.run` raises.
+
+        A destination that verifies the run before is busy; it is asked again until `BUSY_DEADLINE_S` is over.
+        """
+        deadline = time.monotonic() + BUSY_DEADLINE_S
+        while True:
+            cpu_s_before = _cpu_s()
+            try:
+                return self._figures(await self._source(address, channels).run(), cpu_s_before)
+            except multifd.MigrationRefusedError as error:
+                if not _is_busy(error) or time.monotonic() > deadline:
+                    raise
+            self.turned_away.set()
+            await asyncio.sleep(BUSY_PAUSE_S)
+
+    def _source(self, address: str, channels: int) -> multifd.Source:
+        return multifd.Source(
             address,
             blocks=[multifd.BufferBlock(BLOCK, self.memory, tracker="none")],
             options=multifd.SourceOptions(
@@ -96,9 +120,6 @@ class SourceHalf(Half):
                 congestion_control=self.settings.congestion,
             ),
         )
-        cpu_s_before = _cpu_s()
-        report = await source.run()
-        return self._figures(report, cpu_s_before)
 
 
 class DestinationHalf(Half):
@@ -139,6 +160,14 @@ class DestinationHalf(Half):
 
     def _wipe(self) -> None:
         self._bytes[:] = 0
+
+
+def _is_busy(error: multifd.MigrationRefusedError) -> bool:
+    """Whether the destination refused only because it is not there for us yet."""
+    cause = error.__cause__
+    if isinstance(cause, RefusedError):
+        return {refusal.code for refusal in cause.refusals} == {Code.BUSY}
+    return isinstance(cause, MultifdError) and cause.code is Code.BUSY
 
 
 def _cpu_s() -> float:

@@ -116,7 +116,7 @@ def listen(plan: Plan, address: str, *, as_json: bool) -> int:
         _tell(f"listening at {await half.open(address)} for {len(plan.runs())} runs")
         for channels in plan.runs():
             run = await half.run()
-            _verify(run)
+            verify(run)
             _add(measured, plan, run, run.cpu_s, channels)
         await half.close()
 
@@ -149,7 +149,7 @@ def _run_ours(
     destination.ask({"run": None})
     source.ask({"run": {"address": address, "channels": channels}})
     sent, received = HalfRun(**source.answer()), HalfRun(**destination.answer())
-    _verify(received)
+    verify(received)
     _add(measured, plan, sent, sent.cpu_s + received.cpu_s, channels)
 
 
@@ -173,7 +173,8 @@ def _add(measured: Measured, plan: Plan, run: HalfRun, cpu_s: float, channels: i
     _tell(f"multifd, {channels} channels: {column.gbytes_per_s[-1]:.2f} GB/s")
 
 
-def _verify(run: HalfRun) -> None:
+def verify(run: HalfRun) -> None:
+    """Raise `BenchError` unless the destination found what it expected."""
     if not run.verified:
         raise BenchError("what arrived is not what was sent: the digests differ")
 

@@ -6,8 +6,6 @@ import argparse
 import time
 from contextlib import AsyncExitStack
 
-import uvloop
-
 from multifd.cli.arguments import add_json, add_transfer, amount, count, positive_size
 from multifd.cli.demo_report import completed_json, completed_text, failed_json, failed_text
 from multifd.cli.demo_stage import Stage
@@ -22,7 +20,7 @@ from multifd.cli.ending import (
     exit_code_of,
     sentence,
 )
-from multifd.cli.running import follow
+from multifd.cli.running import follow, run_command
 from multifd.cli.sizes import format_bytes
 from multifd.errors import MigrationError, MigrationInDoubtError
 from multifd.limits import GIB
@@ -82,7 +80,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 def run(arguments: argparse.Namespace) -> Ending:
     """Run the demo."""
-    return uvloop.run(demo(options_of(arguments), open_display()))
+    return run_command(demo(options_of(arguments), open_display()))
 
 
 def options_of(arguments: argparse.Namespace) -> DemoOptions:
@@ -126,7 +124,8 @@ async def demo(options: DemoOptions, display: Display) -> Ending:
 def introduction(options: DemoOptions) -> list[str]:
     """What is going to happen, in a few lines."""
     names = device_names(options.devices)
-    devices = f" and {len(names)} emulated devices ({', '.join(names)})" if names else ""
+    several = "s"[: len(names) != 1]
+    devices = f" and {len(names)} emulated device{several} ({', '.join(names)})" if names else ""
     return [
         f"multifd demo: {format_bytes(options.size)} of memory{devices} move from one process to another,",
         f"over {options.channels} channels, while a workload writes to {options.dirty_mib_per_s:g} MiB of it a second.",
@@ -136,12 +135,11 @@ def introduction(options: DemoOptions) -> list[str]:
 
 
 def _completed(options: DemoOptions, report: Report, comparison: Comparison, seconds: float) -> Ending:
-    return Ending(
-        ExitCode.COMPLETED if comparison.verified else ExitCode.FAILED,
-        completed_json(report, comparison, seconds),
-        completed_text(options, report, comparison),
-        "" if comparison.verified else "both sides differ after the migration: please report this as a bug of multifd",
-    )
+    data, text = completed_json(report, comparison, seconds), completed_text(options, report, comparison)
+    if comparison.verified:
+        return Ending(ExitCode.COMPLETED, data, text)
+    fault = "both sides differ after the migration: please report this as a bug of multifd"
+    return Ending(ExitCode.FAILED, data | {"cause": fault}, text, fault)
 
 
 async def _not_completed(stage: Stage, error: MigrationError | InterruptedByUserError) -> Ending:

@@ -61,10 +61,11 @@ def waits(progress: Progress) -> str:
 
 
 def fraction(progress: Progress) -> float:
-    """How much of the memory is the same on both sides, 0 to 1, about."""
+    """How much is the same on both sides, 0 to 1, about. A destination knows no rounds, only what has arrived."""
     if not progress.bytes_total:
         return 0.0
-    return min(max(1 - progress.bytes_left / progress.bytes_total, 0.0), 1.0)
+    same = progress.bytes_total - progress.bytes_left if progress.round else progress.bytes_sent
+    return min(max(same / progress.bytes_total, 0.0), 1.0)
 
 
 class PlainDisplay:

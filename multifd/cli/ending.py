@@ -51,9 +51,9 @@ class UsageError(Exception):
 class InterruptedByUserError(Exception):
     """SIGINT or SIGTERM ended the command before its migration completed; `report` if a session had begun."""
 
-    def __init__(self, report: Report | None = None) -> None:
+    def __init__(self, what: str, report: Report | None = None) -> None:
         self.report = report
-        super().__init__("interrupted; everything runs on at the source")
+        super().__init__(what)
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ from multifd.messages import BlockInfo
 
 
 class IncomingFile(FileBlock):
-    """One file on its way: a block over a temporary file, which goes when the block is closed before it was published."""
+    """One file on its way: a block over a temporary file, which goes when the block is closed."""
 
     def __init__(self, directory_fd: int, info: BlockInfo) -> None:
         """Make the temporary file. Raise `StorageError` if it can't be made, or not so long."""
@@ -108,7 +108,7 @@ class IncomingFile(FileBlock):
 
 
 _offer: ContextVar[list[IncomingFile] | None] = ContextVar("multifd_incoming_offer")
-"""The files of one offer: the engine calls the provider for all of them in one context, and for each offer in another."""
+"""The files of one offer: the engine has all of them provided in one context, and each offer in another."""
 
 
 class IncomingFiles(Owner):
@@ -143,7 +143,7 @@ class IncomingFiles(Owner):
         self.close()
 
     def provide(self, info: BlockInfo) -> Block:
-        """The block for an offered file. Raise `StorageError` with the reason to refuse it. Called in helper threads."""
+        """The block for an offered file. Raise `StorageError` with the reason to refuse it. Any thread."""
         fault = name_fault(info.name)
         if fault is not None:
             raise StorageError(fault)
@@ -185,7 +185,7 @@ class IncomingFiles(Owner):
         return offer
 
     def _find_arrived(self) -> list[IncomingFile]:
-        """The files of the session that is ending. Others may be there, offered in preflights: into them nothing came."""
+        """The files of the session that is ending. Others may be offered just now: into those nothing came."""
         offers = [files for offer in self._offers if (files := _open(offer))]
         received = [files for files in offers if any(file.touched for file in files)]
         candidates = received or offers

@@ -22,8 +22,8 @@ COMMANDS = (demo, send, receive)
 class _Parser(argparse.ArgumentParser):
     """Raises where argparse would print and exit, so that `--json` holds for wrong arguments too."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, allow_abbrev=False, **options)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message} (see `{self.prog} --help`)")
@@ -55,7 +55,7 @@ def run(arguments: Sequence[str]) -> Ending:
         return failed(error)
     except Exception as error:  # a bug: say where
         traceback.print_exc()
-        return failed(error)
+        return failed(MultifdError(f"{type(error).__name__}: {error}"))
 
 
 def finish(ending: Ending, *, as_json: bool) -> ExitCode:

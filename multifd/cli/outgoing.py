@@ -26,6 +26,7 @@ class OutgoingFile:
     fd: int
     length: int
     modified_ns: int
+    block: FileBlock
 
 
 class OutgoingFiles(Owner):
@@ -56,7 +57,7 @@ class OutgoingFiles(Owner):
 
     def blocks(self) -> list[Block]:
         """A block for each file, named as the file is."""
-        return [FileBlock(file.name, file.fd) for file in self.files]
+        return [file.block for file in self.files]
 
     async def stop(self) -> None:
         """Raise `OwnerError` if a file was changed since it was opened: what was sent may be half of each."""
@@ -70,7 +71,9 @@ class OutgoingFiles(Owner):
     def close(self) -> None:
         """Close all. Idempotent."""
         while self.files:
-            os.close(self.files.pop().fd)
+            file = self.files.pop()
+            file.block.close()
+            os.close(file.fd)
 
     def _add(self, path: str) -> None:
         shown = printable(path)
@@ -86,8 +89,13 @@ class OutgoingFiles(Owner):
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO would block
         except OSError as error:
             raise UsageError(f"can't open {shown}: {error.strerror}") from error
-        found = os.fstat(fd)
-        self.files.append(OutgoingFile(path, name, fd, found.st_size, found.st_mtime_ns))
-        if not stat.S_ISREG(found.st_mode):
-            what = "a directory" if stat.S_ISDIR(found.st_mode) else "not a regular file"
-            raise UsageError(f"can't send {shown}: it is {what}")
+        try:
+            found = os.fstat(fd)
+            if not stat.S_ISREG(found.st_mode):
+                what = "a directory" if stat.S_ISDIR(found.st_mode) else "not a regular file"
+                raise UsageError(f"can't send {shown}: it is {what}")
+            block = FileBlock(name, fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        self.files.append(OutgoingFile(path, name, fd, found.st_size, found.st_mtime_ns, block))

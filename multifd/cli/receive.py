@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
+import contextlib
 from pathlib import Path
 
-import uvloop
-
-from multifd import Destination, DestinationOptions, listen
+from multifd import Destination, DestinationOptions, Listener, listen
 from multifd.cli.arguments import add_json, address
 from multifd.cli.display import Display, open_display
 from multifd.cli.ending import EXIT_CODES_HELP, Ending, UsageError
@@ -15,8 +15,9 @@ from multifd.cli.files_report import files_ending
 from multifd.cli.incoming import IncomingFiles
 from multifd.cli.names import printable
 from multifd.cli.open_files import allow_many_files
-from multifd.cli.running import follow
+from multifd.cli.running import follow, run_command
 
+LINGER_NOTE_S = 1.0  # closing takes no time, unless a source has to be answered still
 DESCRIPTION = """\
 Wait for one `multifd send` and take its files into a directory. They get their names all together, once all
 of them are whole, checked and on the disk; until then, and after a failure, nothing is there under these
@@ -48,7 +49,7 @@ def run(arguments: argparse.Namespace) -> Ending:
         raise UsageError(f"{printable(str(arguments.into))} is not a directory; make it first")
     allow_many_files()
     with IncomingFiles(arguments.into) as incoming:
-        return uvloop.run(receive(arguments.listen, incoming, open_display()))
+        return run_command(receive(arguments.listen, incoming, open_display()))
 
 
 async def receive(where: str, incoming: IncomingFiles, display: Display) -> Ending:
@@ -66,5 +67,15 @@ async def receive(where: str, incoming: IncomingFiles, display: Display) -> Endi
         )
         report = await follow(destination, display, may_wait_for_peer=True)
     finally:
-        await listener.close()
+        await close(listener, display)
     return files_ending("received", incoming.published, report)
+
+
+async def close(listener: Listener, display: Display) -> None:
+    """Close it. A signal ends the wait for a source that has not confirmed the end: what has arrived has arrived."""
+    closing = asyncio.ensure_future(listener.close())
+    with contextlib.suppress(asyncio.CancelledError):
+        done, _ = await asyncio.wait([closing], timeout=LINGER_NOTE_S)
+        if not done:
+            display.note("the source has not confirmed the end: staying to answer it; a signal ends that")
+        await closing

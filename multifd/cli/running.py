@@ -1,14 +1,18 @@
-"""Run one side of a migration for a command: show its progress, and let SIGINT and SIGTERM cancel it cleanly."""
+"""Run a command on an event loop, and one side of a migration in it: SIGINT and SIGTERM end either cleanly."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
-from collections.abc import AsyncIterator, Callable
-from typing import Protocol
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextvars import ContextVar
+from typing import Any, Protocol
+
+import uvloop
 
 from multifd.cli.display import Display
-from multifd.cli.ending import InterruptedByUserError
+from multifd.cli.ending import Ending, InterruptedByUserError
 from multifd.errors import MigrationCancelledError, MigrationFailedError
 from multifd.stats import Progress, Report
 
@@ -31,10 +35,27 @@ class Side(Protocol):
         ...
 
 
+def run_command(work: Coroutine[Any, Any, Ending]) -> Ending:
+    """Run `work` to its end on an event loop of its own. A signal cancels it and raises `InterruptedByUserError`."""
+    return uvloop.run(interruptible(work))
+
+
+async def interruptible(work: Coroutine[Any, Any, Ending]) -> Ending:
+    """What `run_command` does, on the loop that is running."""
+    task = asyncio.current_task()
+    assert task is not None
+    with _on_signals(task.cancel):
+        try:
+            return await work
+        except asyncio.CancelledError as error:
+            raise InterruptedByUserError("interrupted") from error
+
+
 async def follow(side: Side, display: Display, *, may_wait_for_peer: bool = False) -> Report:
     """Run `side` and show how it goes. A first signal cancels it, a second one gives up waiting for that as well.
 
-    `may_wait_for_peer`: a side that refuses to be cancelled has no session yet, and is just ended. Raise what `side.run` raises, but `InterruptedByUserError` if a signal was the reason.
+    `may_wait_for_peer`: a side that refuses to be cancelled has no session yet, and is just ended. Raise what
+    `side.run` raises, but `InterruptedByUserError` if a signal was the reason.
     """
     session = asyncio.ensure_future(side.run())
     watcher = asyncio.ensure_future(_watch(side, display))
@@ -46,19 +67,18 @@ async def follow(side: Side, display: Display, *, may_wait_for_peer: bool = Fals
         if (not side.cancel("interrupted by the user") and may_wait_for_peer) or again:
             session.cancel()
 
-    restore = _on_signals(interrupt)
     try:
-        return await session
+        with _on_signals(interrupt):
+            return await session
     except (MigrationCancelledError, MigrationFailedError) as error:
         if interrupted:
-            raise InterruptedByUserError(error.report) from error
+            raise InterruptedByUserError("interrupted; everything runs on at the source", error.report) from error
         raise
     except asyncio.CancelledError as error:
         if interrupted:
-            raise InterruptedByUserError from error
+            raise InterruptedByUserError("interrupted") from error
         raise
     finally:
-        restore()
         watcher.cancel()
         await asyncio.gather(watcher, return_exceptions=True)
         display.close()
@@ -69,14 +89,23 @@ async def _watch(side: Side, display: Display) -> None:
         display.show(progress)
 
 
-def _on_signals(handler: Callable[[], None]) -> Callable[[], None]:
-    """Call `handler` for every signal from now on; what is returned ends that."""
+_handler: ContextVar[Callable[[], object] | None] = ContextVar("multifd_signal_handler", default=None)
+
+
+@contextlib.contextmanager
+def _on_signals(handler: Callable[[], object]) -> Iterator[None]:
+    """Call `handler` for every signal; afterwards the handler that was there before has its place again."""
     loop = asyncio.get_running_loop()
+    outer = _handler.get()
+    token = _handler.set(handler)
     for number in SIGNALS:
         loop.add_signal_handler(number, handler)
-
-    def restore() -> None:
+    try:
+        yield
+    finally:
+        _handler.reset(token)
         for number in SIGNALS:
-            loop.remove_signal_handler(number)
-
-    return restore
+            if outer is None:
+                loop.remove_signal_handler(number)
+            else:
+                loop.add_signal_handler(number, outer)

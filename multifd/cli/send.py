@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-import uvloop
-
 from multifd import Source, SourceOptions
 from multifd.cli.arguments import add_json, add_transfer, address, positive_size
 from multifd.cli.display import Display, open_display
@@ -13,7 +11,8 @@ from multifd.cli.ending import EXIT_CODES_HELP, Ending
 from multifd.cli.files_report import files_ending
 from multifd.cli.open_files import allow_many_files
 from multifd.cli.outgoing import OutgoingFiles
-from multifd.cli.running import follow
+from multifd.cli.running import follow, run_command
+from multifd.limits import SECONDS_MAX
 
 DESCRIPTION = """\
 Send files to a `multifd receive` that is waiting. They appear there under their names all together, and only
@@ -49,10 +48,13 @@ def run(arguments: argparse.Namespace) -> Ending:
     """Send the files."""
     allow_many_files()
     options = SourceOptions(
-        channels=arguments.channels, codec=arguments.codec, bandwidth_limit=arguments.bandwidth_limit
+        channels=arguments.channels,
+        codec=arguments.codec,
+        bandwidth_limit=arguments.bandwidth_limit,
+        deadline_s=SECONDS_MAX,  # nobody writes to files: it converges, however slow the link is
     )
     with OutgoingFiles(arguments.files) as outgoing:
-        return uvloop.run(send(outgoing, arguments.to, options, open_display()))
+        return run_command(send(outgoing, arguments.to, options, open_display()))
 
 
 async def send(outgoing: OutgoingFiles, to: str, options: SourceOptions, display: Display) -> Ending:

@@ -5,8 +5,9 @@ States are those of the VFIO migration uAPI (v2); phases are what is sent in the
     source       RUNNING ──► PRE_COPY (phases INITIAL, LIVE) ──► STOP_COPY (phase STOP_COPY) ──► STOP
     destination  STOP ──► RESUMING (load in index order, set-up after each phase's LAST) ──► STOP ──► RUNNING
 
-All methods but `pending` are called by the engine in one worker thread a device, which runs an event loop of its own: a method may block, await
-or both without holding up memory, another device or the engine. A device starts no threads of its own.
+All methods but `pending` are called by the engine in one worker thread a device, which runs an event loop of its own: a
+method may block, await or both without holding up memory, another device or the engine. A device starts no threads of
+its own.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ class Phase(enum.IntEnum):
     """What a chunk belongs to (proto/native.md section 3.3)."""
 
     INITIAL = 1
-    """What the destination needs before its slow set-up. Sent while the owner runs; again, under the next epoch, after a re-arm."""
+    """What the destination needs before its slow set-up. Sent while the owner runs; again, under the next epoch, after
+    a re-arm.
+    """
     LIVE = 2
     """What changed since; any number of passes while the owner runs."""
     STOP_COPY = 3
@@ -46,7 +49,8 @@ class DeviceState(enum.Enum):
 class Pending:
     """What a device would still send, in bytes; None where it can't say. An estimate: it may be wrong and may grow.
 
-    `initial` above zero after the initial phase has ended is a *re-arm*: the device has new initial data and takes its readiness back.
+    `initial` above zero after the initial phase has ended is a *re-arm*: the device has new initial data and takes its
+    readiness back.
     """
 
     initial: int | None = 0
@@ -84,7 +88,9 @@ class Device(abc.ABC):
 
     @abc.abstractmethod
     def save(self, phase: Phase) -> AsyncIterator[Buffer]:
-        """The chunks of one pass of `phase`, each at most `CHUNK_BYTES_MAX`; return when all of it is out. A chunk is the engine's once yielded."""
+        """The chunks of one pass of `phase`, each at most `CHUNK_BYTES_MAX`; return when all of it is out. A chunk is
+        the engine's once yielded.
+        """
 
     # -- destination
 
@@ -98,7 +104,9 @@ class Device(abc.ABC):
 
     @abc.abstractmethod
     async def load(self, phase: Phase, data: memoryview) -> None:
-        """Load one chunk. Chunks come in the order they were saved in. `data` is the device's only until this returns."""
+        """Load one chunk. Chunks come in the order they were saved in. `data` is the device's until this returns."""
 
     async def set_up(self, phase: Phase) -> None:  # noqa: B027
-        """The last chunk of a pass of `phase` is loaded: do what takes time (rebuild tables, allocate) before being ready."""
+        """The last chunk of a pass of `phase` is loaded: do what takes time (rebuild tables, allocate) before being
+        ready.
+        """

@@ -21,6 +21,7 @@ from multifd.engine.options import DestinationOptions
 from multifd.engine.owner import Owner
 from multifd.engine.progress import ProgressFeed
 from multifd.engine.receiver import ChannelReceiver, Mismatch, ReceiveEnded, ReceiveEvent
+from multifd.engine.timer import LazyTimer
 from multifd.engine.transport import DataSocket, MainStream, SocketOptions, tune
 from multifd.errors import Code, MultifdError, OwnerError, TransportError
 from multifd.kinds.chunk import ChunkKind
@@ -68,13 +69,15 @@ class DestinationRun:
         self._offer: Offer | None = None
         self._opened = False
         self._loop = asyncio.get_running_loop()
-        self._events: EventQueue[ReceiveEvent | LoadEvent] = EventQueue(self._loop, self._handle_events)
+        self._events: EventQueue[ReceiveEvent | LoadEvent] = EventQueue(
+            self._loop, self._handle_events, lambda error: self.fail(MultifdError(repr(error)))
+        )
         self._kinds: dict[int, SlotKind] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._ended = asyncio.Event()
         self._source_gone = asyncio.Event()
         self._confirmed = False
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer = LazyTimer(self._loop, self._on_timer)
         self._acting = False
 
     # -- life
@@ -110,7 +113,7 @@ class DestinationRun:
 
     def fail(self, error: MultifdError) -> None:
         """Something failed on this side. Without effect once COMMIT was received."""
-        self.session.handle_main_lost(error, self.now)
+        self.session.handle_failure(error, self.now)
         self._act()
 
     def snapshot(self) -> Progress:
@@ -137,8 +140,7 @@ class DestinationRun:
             return
 
     async def _release(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        self._timer.cancel()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -171,6 +173,7 @@ class DestinationRun:
     async def _tick(self) -> None:
         while True:
             if self.had_state:
+                self._handle_events()  # counters that moved since the workers' last hint
                 self._progress.publish(self.snapshot())
             await asyncio.sleep(_TICK_S)
 
@@ -217,6 +220,8 @@ class DestinationRun:
         except MultifdError as error:
             self.session.handle_failure(error, self.now)
         self._act()
+        if self.session.awaits_counts:  # what is settled and not yet looked at may be all that it waits for
+            self._handle_events()
 
     def _handle_events(self) -> None:
         now = self.now
@@ -269,11 +274,9 @@ class DestinationRun:
                 self._DO[type(action)](self, action)
         finally:
             self._acting = False
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self.session.wake_at is not None and not self._ended.is_set():
-            self._timer = self._loop.call_at(self.session.wake_at, self._on_timer)
+        self._events.urgent = self.session.awaits_counts
+        if not self._ended.is_set():
+            self._timer.set(self.session.wake_at)
 
     def _on_timer(self) -> None:
         self.session.handle_timer(self.now)
@@ -283,7 +286,7 @@ class DestinationRun:
         try:
             self._main.send(action.message)
         except MultifdError as error:
-            self.session.handle_main_lost(error, self.now)
+            self.session.handle_failure(error, self.now)
 
     def _finished(self, action: a.Finished) -> None:
         self.error = action.error
@@ -343,9 +346,9 @@ class DestinationRun:
                 devices_at = self.now
                 await _owners(self._owner.start(), "start")
         except TimeoutError:
-            self.session.handle_failure(OwnerError("the owner did not start in time"), self.now)
+            self.session.handle_start_failed(OwnerError("the owner did not start in time"), self.now)
         except MultifdError as error:
-            self.session.handle_failure(error, self.now)
+            self.session.handle_start_failed(error, self.now)
         else:
             self._listener.decide(self.session.session, m.Fate.STARTED, "")
             parts = {"start_devices": devices_at - began, "start_owner": self.now - devices_at}

@@ -63,7 +63,8 @@ class Dispatcher:
     def rate(self, now: float) -> float | None:
         """Bytes of state per second, as measured; None if not known yet.
 
-        What the bandwidth limit holds back does not make the link busy, so the measured rate is the link's: the limit caps it.
+        What the bandwidth limit holds back does not make the link busy, so the measured rate is the link's: the limit
+        caps it.
         """
         rate = self.meter.rate(now)
         return rate if rate is None or self._bandwidth_limit is None else min(rate, self._bandwidth_limit)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -15,11 +16,18 @@ Event = TypeVar("Event")
 class EventQueue(Generic[Event]):
     """From any number of workers to one handler on the loop, which calls `take`. A worker waits when it is full."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, handler: Callable[[], None]) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, handler: Callable[[], None], failed: Callable[[Exception], None]
+    ) -> None:
+        """`failed` hears of whatever the handler raises: nobody else would."""
         self._loop = loop
         self._handler = handler
+        self._failed = failed
         self._mailbox: Mailbox[Event] = Mailbox(limits.EVENTS_MAX, self.wake)
         self._awake = False
+        self._next_hint = 0.0
+        self.urgent = False
+        """*loop* sets it while somebody waits for the counters: every hint then wakes the handler at once."""
 
     def post(self, event: Event) -> None:
         """*worker*: hand an event over; dropped if nobody listens any more."""
@@ -42,6 +50,19 @@ class EventQueue(Generic[Event]):
         except RuntimeError:  # the loop is closed: nobody listens any more
             return
 
+    def hint(self) -> None:
+        """*worker*: a counter that the handler reads has moved. Wakes it at most once in `SETTLED_DELAY_S`, unless it
+        is urgent.
+
+        At 20 000 slots a second a wake-up for each would cost as much as moving them.
+        """
+        if not self.urgent:
+            now = time.monotonic()
+            if now < self._next_hint:
+                return
+            self._next_hint = now + limits.SETTLED_DELAY_S
+        self.wake()
+
     def take(self) -> list[Event]:
         """*loop*: all events that are there."""
         return self._mailbox.take_now()
@@ -52,4 +73,7 @@ class EventQueue(Generic[Event]):
 
     def _handle(self) -> None:
         self._awake = False
-        self._handler()
+        try:
+            self._handler()
+        except Exception as error:
+            self._failed(error)

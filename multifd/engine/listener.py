@@ -138,6 +138,7 @@ class Listener:
     async def _greet(self, connection: socket.socket) -> None:
         """Find out what a connection is. Whatever is wrong with it, it is closed and that is all."""
         stream: MainStream | None = None
+        taken = False
         try:
             connection.setblocking(False)
             tune(connection, None)
@@ -146,18 +147,19 @@ class Listener:
                 if parse_role(first) is Role.DATA:
                     rest = await self._receive(connection, DATA_PREAMBLE_BYTES - PREAMBLE_BYTES)
                     self._attach(DataPreamble.parse(first + rest), connection)
+                    taken = True
                     return
                 stream = await MainStream.over(connection)
                 message = await stream.receive()
             self._serve(stream, message)
-            stream = None
+            taken = True
         except (MultifdError, OSError, EOFError, TimeoutError) as error:
             _log.info("a connection was dropped: %s", error or type(error).__name__)
-            if stream is None:
-                connection.close()
-        finally:
-            if stream is not None:
+        finally:  # the task may also have been cancelled: too many connections, or the listener closes
+            if not taken and stream is not None:
                 stream.abort()
+            elif not taken:
+                connection.close()
 
     async def _receive(self, connection: socket.socket, length: int) -> bytes:
         data = b""
@@ -196,10 +198,11 @@ class Listener:
             oldest.cancel()
         task = self._loop.create_task(work)
         self._serving[task] = None
-        task.add_done_callback(self._served)
+        task.add_done_callback(lambda done: self._served(done, stream))
 
-    def _served(self, task: asyncio.Task[None]) -> None:
+    def _served(self, task: asyncio.Task[None], stream: MainStream) -> None:
         self._serving.pop(task, None)
+        stream.abort()  # if it was cancelled, perhaps before it began, nobody else has
         if not task.cancelled() and task.exception() is not None:
             _log.warning("a session ended badly: %s", task.exception())
 

@@ -69,7 +69,7 @@ class Mailbox(Generic[Item]):
             return self._take_all()
 
     def close(self, *, drop: bool = False) -> None:
-        """*any*: refuse what comes, wake whoever waits; what is in it can still be taken, unless it is to be dropped."""
+        """*any*: refuse what comes and wake whoever waits; what is in it can still be taken, unless dropped."""
         with self._changed:
             self._closed = True
             if drop:

@@ -147,7 +147,7 @@ class ChannelReceiver:
         self._target = ()
         self.received_bytes += header.payload_length
         self.settled += 1
-        self._events.wake()
+        self._events.hint()
 
     def _decode(self, header: SlotHeader, payload: memoryview) -> None:
         try:

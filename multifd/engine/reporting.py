@@ -75,7 +75,7 @@ def source_report(run: SourceRun, blocks: Sequence[Block], options: SourceOption
                 name=saver.device.name,
                 took_part=verdict.takes_part,
                 epoch=session.gate.epochs[saver.number],
-                waited_ms=round(run.waited.get(saver.number, 0.0) * 1e3, 3),
+                waited_ms=round(run.surveyor.waited.get(saver.number, 0.0) * 1e3, 3),
                 bytes=saver.bytes,
                 chunks=saver.chunks,
                 load_ms=round(status.load_s * 1e3, 3) if status is not None else 0.0,

@@ -45,7 +45,7 @@ SaveEvent = ChunkSaved | Rearmed | SaveFailed
 
 
 class DeviceSaver:
-    """One device of a source. *loop*: all public methods; the coroutines with a leading underscore run in the worker."""
+    """One device of a source. *loop*: all public methods; coroutines with a leading underscore run in the worker."""
 
     def __init__(self, number: int, device: Device, events: EventQueue[Any]) -> None:
         # set once
@@ -68,6 +68,7 @@ class DeviceSaver:
         self._used = 0
         self._changed = asyncio.Event()
         self._precopy_task: asyncio.Task[None] | None = None
+        self._stop_copy_task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begin the worker."""
@@ -84,6 +85,10 @@ class DeviceSaver:
     async def pause(self) -> None:
         """Let the pass that is running end, and begin no other."""
         await self._worker.submit(self._pause())
+
+    def go_on(self) -> None:
+        """After `pause`: the switchover was called off, live passes go on."""
+        self._worker.call(self._go_on)
 
     async def has_rearmed(self) -> bool:
         """Ask the device once more, with the owner stopped."""
@@ -118,6 +123,9 @@ class DeviceSaver:
         self._epoch = epoch
         self._initial_wanted = True
         self.initial_saved = False
+        self._go_on()
+
+    def _go_on(self) -> None:
         self._pausing = False
         self._changed.set()
         if self._precopy_task is None or self._precopy_task.done():
@@ -130,9 +138,10 @@ class DeviceSaver:
             await self._precopy_task
 
     async def _resume(self) -> None:
-        if self._precopy_task is not None:
-            self._precopy_task.cancel()
-            await asyncio.gather(self._precopy_task, return_exceptions=True)
+        for task in (self._precopy_task, self._stop_copy_task):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
         await self._set_state(DeviceState.RUNNING)
 
     async def _ask(self) -> bool:
@@ -169,6 +178,7 @@ class DeviceSaver:
                 await self._changed.wait()
 
     async def _stop_copy(self) -> None:
+        self._stop_copy_task = asyncio.current_task()
         await self._set_state(DeviceState.STOP_COPY)
         await self._pass(Phase.STOP_COPY)
         if (await self._ask()) and self.pending.initial:

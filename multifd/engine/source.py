@@ -140,7 +140,7 @@ class Source:
         return SourceRun(
             self._address,
             plan,
-            feeds=feeds,
+            feeds=() if preflight else feeds,
             devices=() if preflight else self._devices,
             owner=self._owner,
             options=options,

@@ -7,9 +7,9 @@ owns their lives.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from multifd import limits
 from multifd import messages as m
@@ -18,35 +18,30 @@ from multifd.engine.dispatch import Dispatcher
 from multifd.engine.downtime import DowntimeClock
 from multifd.engine.events import EventQueue
 from multifd.engine.options import SourceOptions
+from multifd.engine.outcome import ask_outcome
 from multifd.engine.owner import Owner
 from multifd.engine.progress import ProgressFeed
 from multifd.engine.saver import ChunkSaved, DeviceSaver, Rearmed, SaveEvent, SaveFailed
 from multifd.engine.sender import ChannelSender, JobDone, SendEvent, SendFailed
+from multifd.engine.survey import Surveyor
+from multifd.engine.timer import LazyTimer
 from multifd.engine.transport import Address, DataSocket, MainStream, SocketOptions, connect, translated
 from multifd.errors import DeadlineError, DeviceError, MultifdError, OwnerError, RemoteProtocolError, TransportError
 from multifd.kinds.chunk import NAME as CHUNK
 from multifd.session import actions as a
-from multifd.session.convergence import DeviceNeed, FeedNeed, Situation
+from multifd.session.convergence import Situation
 from multifd.session.source import SourcePlan, SourceSession
 from multifd.session.states import SourceState
-from multifd.slot import Feed, Slot, Work
+from multifd.slot import Feed, Slot
 from multifd.stats import Progress
 from multifd.wire.preamble import MAIN_PREAMBLE, DataPreamble
 
 _TICK_S = 0.1
-_FIXED_S = 0.005
-"""Stop and start of an owner and the round trips of the end: what a local owner takes, measured."""
-_STOPPED = frozenset({SourceState.SWITCHING, SourceState.STOP_COPY, SourceState.LOADING, SourceState.COMMITTED})
 
 
 def device_flow(number: int) -> str:
     """The flow of one device: a class of its own for the scheduler, so that devices share fairly."""
     return f"{CHUNK}:{number}"
-
-
-def _as_they_are(work: Work) -> Iterable[Slot]:
-    assert isinstance(work, Slot)
-    return (work,)
 
 
 class SourceRun:
@@ -61,8 +56,6 @@ class SourceRun:
         self.downtime = DowntimeClock()
         self.began = self.transfer_began = self.transfer_ended = 0.0
         self.error: MultifdError | None = None
-        self.waited: dict[int, float] = {}
-        """Device → seconds that all else was ready to switch and it was not."""
         self.mismatches = 0
         self.congestion_control = ""
         self._address = address
@@ -72,20 +65,27 @@ class SourceRun:
         self._options = options
         self._progress = progress
         self._loop = asyncio.get_running_loop()
-        self._events: EventQueue[SendEvent | SaveEvent] = EventQueue(self._loop, self._handle_events)
+        self._events: EventQueue[SendEvent | SaveEvent] = EventQueue(
+            self._loop, self._handle_events, lambda error: self._fail(_as_ours(error))
+        )
         self.savers = [DeviceSaver(n, device, self._events) for n, device in enumerate(devices, start=1)]
         self._main: MainStream | None = None
-        self._pool = ThreadPoolExecutor(max(2, len(feeds) + 1), thread_name_prefix="multifd-pool")
+        self._pools = {name: ThreadPoolExecutor(1, thread_name_prefix=f"multifd-pool-{name}") for name in self._feeds}
+        """One thread a feed: its calls never overlap, not even with one that nobody waits for any more."""
+        self.surveyor = Surveyor(self.session, self._feeds, self._pools, self.savers, options)
         self._tasks: set[asyncio.Task[None]] = set()
         self._owner_task: asyncio.Task[None] | None = None
+        self._stop_called = False
+        """The owner was asked to stop, and not to start since."""
+        self._resumed = False
+        """Devices were asked to run again, whatever came of it."""
         self._ended = asyncio.Event()
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer = LazyTimer(self._loop, self._on_timer)
         self._rounds: dict[str, int] = {}
         """Flow → bytes sent when its running round began."""
         self._collecting: set[str] = set()
         self._stop_copies_left: int | None = None
         self._end_resends: int | None = None
-        self._surveyed: Situation | None = None
         self._acting = False
         self._throttled = False
         self._asking: asyncio.Task[None] | None = None
@@ -116,7 +116,8 @@ class SourceRun:
         self._act()
         await self._ended.wait()
         await self._finish_owner()
-        await self._stop_savers()
+        if self.session.state is not SourceState.IN_DOUBT:  # the devices may have to run on here yet
+            await self._stop_savers()
 
     def cancel(self, cause: str) -> bool:
         """Call it off; False if it is too late."""
@@ -136,17 +137,19 @@ class SourceRun:
             self.session.handle_failure(error, self.now)
             self._act()
             return
+        if self._ended.is_set():  # called off meanwhile
+            return
         self.session.start(self.now)
         self._act()
         self._spawn(self._read_main(self._main))
 
     async def _release(self) -> None:
         await self._finish_owner()
-        if self._timer is not None:
-            self._timer.cancel()
-        for task in self._tasks:
+        self._timer.cancel()
+        tasks = [*self._tasks, *([self._asking] if self._asking is not None else [])]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         for sender in self.dispatcher.senders:
             sender.cancel()
         self._events.close()
@@ -156,9 +159,9 @@ class SourceRun:
             await self._stop_savers()
         if self._main is not None:
             await self._main.close()
-        for feed in self._feeds.values():
-            await self._loop.run_in_executor(self._pool, feed.close)
-        self._pool.shutdown(wait=False)
+        for name, feed in self._feeds.items():
+            await self._loop.run_in_executor(self._pools[name], feed.close)
+            self._pools[name].shutdown(wait=False)
 
     async def _stop_savers(self) -> None:
         stuck = [saver.device.name for saver in self.savers if not await asyncio.to_thread(saver.stop)]
@@ -190,7 +193,7 @@ class SourceRun:
 
     def snapshot(self) -> Progress:
         """How it stands."""
-        session, decision, situation = self.session, self.session.decision, self._surveyed
+        session, decision, situation = self.session, self.session.decision, self.surveyor.last
         now = self.now
         return Progress(
             state=session.state.value,
@@ -286,12 +289,9 @@ class SourceRun:
         self._set_timer()
 
     def _set_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         times = [at for at in (self.session.wake_at, self.dispatcher.wake_at) if at is not None]
-        if times and not self._ended.is_set():
-            self._timer = self._loop.call_at(min(times), self._on_timer)
+        if not self._ended.is_set():
+            self._timer.set(min(times, default=None))
 
     def _on_timer(self) -> None:
         self.session.handle_timer(self.now)
@@ -317,23 +317,29 @@ class SourceRun:
         options = SocketOptions(self._options.congestion_control, self._options.socket_buffer)
         kinds = {kind.name: number for number, kind in enumerate(self.session.plan.kinds, start=1)}
 
-        async def one(number: int) -> ChannelSender:
+        async def one(number: int) -> None:
             connection = await connect(self._address, options)
-            with translated(f"data channel {number} could not be opened"):
-                preamble = DataPreamble(action.session, action.secret, number).serialize()
-                await self._loop.sock_sendall(connection, preamble)
-            return ChannelSender(
+            try:
+                with translated(f"data channel {number} could not be opened"):
+                    preamble = DataPreamble(action.session, action.secret, number).serialize()
+                    await self._loop.sock_sendall(connection, preamble)
+            except BaseException:
+                connection.close()
+                raise
+            sender = ChannelSender(
                 number, DataSocket(connection), kinds=kinds, codec=self._options.codec, events=self._events
             )
+            self.dispatcher.senders.append(sender)  # at once, so that it is closed whatever becomes of the others
 
-        self.dispatcher.senders = list(await asyncio.gather(*(one(n) for n in range(1, action.count + 1))))
+        await asyncio.gather(*(one(n) for n in range(1, action.count + 1)))
+        self.dispatcher.senders.sort(key=lambda sender: sender.number)
         self.congestion_control = self.dispatcher.senders[0].congestion_control
         for sender in self.dispatcher.senders:
             sender.start()
         for feed in self._feeds.values():
             self.dispatcher.add_flow(feed.name, feed.weight, feed.expand)
         for saver in self.savers:
-            self.dispatcher.add_flow(device_flow(saver.number), 1, lambda work: iter(_as_they_are(work)))
+            self.dispatcher.add_flow(device_flow(saver.number), 1, lambda work: iter((cast(Slot, work),)))
             saver.start()
         self.transfer_began = self.now
 
@@ -344,7 +350,7 @@ class SourceRun:
 
     async def _collect(self, action: a.BeginRound) -> None:
         feed = self._feeds[action.class_name]
-        work = await self._loop.run_in_executor(self._pool, lambda: feed.collect(live=action.live))
+        work = await self._loop.run_in_executor(self._pools[feed.name], lambda: feed.collect(live=action.live))
         self._collecting.discard(feed.name)
         self.dispatcher.put(feed.name, iter(work), self.now)
         self._advance()
@@ -357,49 +363,13 @@ class SourceRun:
         self.savers[action.device - 1].grant(action.bytes)
 
     def _survey(self, _action: a.Survey) -> None:
-        self._spawn(self._surveyed_now())
+        self._spawn(self._surveyed())
 
-    async def _surveyed_now(self) -> None:
-        needs = []
-        for feed in self._feeds.values():
-            pending, words = await self._loop.run_in_executor(self._pool, _look_at, feed)
-            needs.append(FeedNeed(feed.name, words, pending))
-        now = self.now
-        situation = Situation(
-            now=now, began=self.session.began, rate=self.dispatcher.rate(now), feeds=needs,
-            devices=[self._device_need(saver) for saver in self.savers],
-            downtime_limit_s=self._options.downtime_limit_s, deadline_s=self._options.deadline_s, fixed_s=_FIXED_S,
-            explicit=self._options.explicit_switchover,
-        )  # fmt: skip
-        before = self._surveyed
-        self._surveyed = situation
-        self.session.handle_survey(situation, now)
-        self._count_waiting(before, situation)
+    async def _surveyed(self) -> None:
+        situation = await self.surveyor.look(self.dispatcher.rate(self.now))
+        self.session.handle_survey(situation, self.now)
         self._advance()
         self._act()
-
-    def _device_need(self, saver: DeviceSaver) -> DeviceNeed:
-        assert self.session.verdict is not None
-        number, pending = saver.number, saver.pending
-        status = self.session.statuses.get(number)
-        takes_part = self.session.verdict.devices[number - 1].takes_part
-        learned = status.load_s / status.loaded_bytes if status is not None and status.loaded_bytes else None
-        return DeviceNeed(
-            name=saver.device.name, takes_part=takes_part, initial=pending.initial, dirty=pending.dirty,
-            stop_copy=pending.stop_copy, load_seconds_per_byte=learned, declared_stop_s=saver.device.stop_seconds,
-            initial_sent=saver.initial_saved, ready=status is not None and status.ready and status.epoch == self.session.gate.epochs[number],
-            doing=status.doing if status is not None else "no status yet", epoch=self.session.gate.epochs[number],
-        )  # fmt: skip
-
-    def _count_waiting(self, before: Situation | None, situation: Situation) -> None:
-        """How long devices alone stood in the way: the rest fits the limit, and somebody is not ready."""
-        decision = self.session.decision
-        if before is None or decision is None or decision.expected_downtime_s is None:
-            return
-        if decision.expected_downtime_s <= self._options.downtime_limit_s:
-            for number, need in enumerate(situation.devices, start=1):
-                if need.takes_part and not need.ready:
-                    self.waited[number] = self.waited.get(number, 0.0) + situation.now - before.now
 
     def _throttle(self, action: a.Throttle) -> None:
         self._throttled = action.level > 0
@@ -411,13 +381,18 @@ class SourceRun:
     async def _stopped(self, before: asyncio.Task[None] | None) -> None:
         if before is not None:
             await before
-        await asyncio.gather(*(saver.pause() for saver in self.savers))
+        await asyncio.gather(
+            *(self._within(saver.pause(), f"device {saver.device.name} to end its pass") for saver in self.savers)
+        )
         self.downtime.begin(self.now)
+        self._stop_called = True
         await self._within(self._owner.stop(), "the owner to stop")
         self.downtime.mark("stop_owner", self.now)
         rearmed = [saver.number for saver in self.savers if await saver.has_rearmed()]
         self.downtime.mark("ask_devices", self.now)
         self.session.handle_owner_stopped(rearmed, self.now)
+        self._act()
+        self._advance()  # without feeds and devices nothing else would find that all is sent
         self._act()
 
     def _start_owner(self, _action: a.StartOwner) -> None:
@@ -428,8 +403,14 @@ class SourceRun:
         if before is not None:
             before.cancel()
             await asyncio.gather(before, return_exceptions=True)
-        if self.session.state is not SourceState.PRECOPY:
+        if self.session.state is SourceState.PRECOPY:
+            for saver in self.savers:
+                saver.go_on()
+        else:
             await self._resume_devices()
+        if not self._stop_called:  # a device failed before: the owner has run all the time
+            return
+        self._stop_called = False
         try:
             await self._within(self._owner.start(), "the owner to start again")
         except MultifdError as error:
@@ -437,6 +418,9 @@ class SourceRun:
         self.downtime.end("start_again", self.now)
 
     async def _resume_devices(self) -> None:
+        if self._resumed:
+            return
+        self._resumed = True
         for saver in self.savers:
             if saver.device_moved:
                 try:
@@ -450,10 +434,26 @@ class SourceRun:
             self._spawn(self._stop_copied(saver))
 
     async def _stop_copied(self, saver: DeviceSaver) -> None:
-        await saver.save_stop_copy()
+        """It may take its time, but not stand still."""
+        saving = self._loop.create_task(saver.save_stop_copy())
+        try:
+            done = self._done_by(saver)
+            while not (await asyncio.wait({saving}, timeout=limits.STALL_DEADLINE_S))[0]:
+                before, done = done, self._done_by(saver)
+                if done == before:
+                    what = f"device {saver.device.name} to save its stop-copy (at the destination: {done[2]})"
+                    raise DeadlineError(what, limits.STALL_DEADLINE_S)
+            await saving
+        finally:
+            saving.cancel()
         assert self._stop_copies_left is not None
         self._stop_copies_left -= 1
         self._handle_events()
+
+    def _done_by(self, saver: DeviceSaver) -> tuple[int, int, str]:
+        """Chunks saved, bytes loaded, and what it does at the destination: what changes while it gets on."""
+        status = self.session.statuses.get(saver.number)
+        return saver.chunks, *((status.loaded_bytes, status.doing) if status is not None else (0, "no status yet"))
 
     def _resend(self, action: a.ResendSlot) -> None:
         try:
@@ -472,34 +472,13 @@ class SourceRun:
         self._asking = self._loop.create_task(self._asked())
 
     async def _asked(self) -> None:
-        cause = ""
-        for attempt in range(limits.OUTCOME_TRIES):
-            if attempt:
-                await asyncio.sleep(limits.OUTCOME_PAUSE_S)
-            try:
-                async with asyncio.timeout(limits.OUTCOME_DEADLINE_S):
-                    answer = await self._ask_once()
-                self.session.handle_outcome(answer, self.now)
-                self.downtime.end("ask_outcome", self.now)
-                break
-            except TimeoutError:
-                cause = f"no answer from {self._address} within {limits.OUTCOME_DEADLINE_S:g} s"
-            except MultifdError as error:
-                cause = str(error)
+        answer = await ask_outcome(self._address, m.AskOutcome(self.session.plan.session, self.session.secret))
+        if isinstance(answer, str):
+            self.session.handle_no_answer(answer, self.now)
         else:
-            self.session.handle_no_answer(cause, self.now)
+            self.session.handle_outcome(answer, self.now)
+            self.downtime.end("ask_outcome", self.now)
         self._act()
-
-    async def _ask_once(self) -> m.OutcomeIs:
-        stream = await MainStream.open(self._address, MAIN_PREAMBLE)
-        try:
-            stream.send(m.AskOutcome(self.session.plan.session, self.session.secret))
-            answer = await stream.receive()
-        finally:
-            await stream.close()
-        if not isinstance(answer, m.OutcomeIs):
-            raise RemoteProtocolError("the answer to OUTCOME", "OUTCOME_IS", answer)
-        return answer
 
     _DO: ClassVar[dict[type, Callable[[SourceRun, Any], None]]] = {
         a.Send: _send,
@@ -543,11 +522,6 @@ class SourceRun:
             raise
         except Exception as error:
             raise OwnerError(f"{type(error).__name__}: {error}") from error
-
-
-def _look_at(feed: Feed) -> tuple[int, str]:
-    pending = feed.pending()
-    return pending, feed.describe() if pending else ""
 
 
 def _as_ours(failed: SendFailed | Exception) -> MultifdError:

@@ -246,7 +246,7 @@ class MainStream:
         return stream
 
     def send(self, message: Message) -> None:
-        """Write one message, without waiting. Raises `TransportError` when the peer reads so little that it piles up."""
+        """Write one message, without waiting. Raises `TransportError` if the peer reads so little that it piles up."""
         if self._writer.transport.get_write_buffer_size() > limits.MAIN_BACKLOG_BYTES_MAX:
             raise TransportError("the peer does not read its main connection")
         self._writer.write(serialize(message))
@@ -271,13 +271,15 @@ class MainStream:
         bytes would reset the
         connection, and the peer might never read what was written last.
         """
-        with contextlib.suppress(OSError, TimeoutError):
-            async with asyncio.timeout(limits.LAST_WORDS_S):
-                if self._writer.can_write_eof():
-                    self._writer.write_eof()
-                while await self._reader.read(_READ_BYTES):
-                    pass
-        self.abort()
+        try:
+            with contextlib.suppress(OSError, TimeoutError):
+                async with asyncio.timeout(limits.LAST_WORDS_S):
+                    if self._writer.can_write_eof():
+                        self._writer.write_eof()
+                    while await self._reader.read(_READ_BYTES):
+                        pass
+        finally:  # also when whoever closes is cancelled
+            self.abort()
 
     def abort(self) -> None:
         """Close now."""

@@ -173,8 +173,11 @@ class RamFeed(Feed):
         return (work for items in sweep for work in items)
 
     def close(self) -> None:
-        """*pool*: stop all trackers, so that the owner pays nothing for them any more. Idempotent."""
+        """*pool*: stop all trackers, so that the owner pays nothing for them any more, and let go of memory.
+        Idempotent.
+        """
         for part in self._parts:
+            part.words = None
             part.block.tracker.stop()
 
     def _collect(self, part: _Part, *, first: bool, live: bool) -> Iterator[RamWork]:

@@ -22,7 +22,10 @@ def flat(buffer: Any) -> Bytes:
         if buffer.dtype.hasobject:
             raise TypeError("the array holds Python objects")
         return buffer.reshape(-1).view(np.uint8)  # not every dtype (datetime64) has the buffer protocol
-    return np.frombuffer(buffer, dtype=np.uint8)
+    try:
+        return np.frombuffer(buffer, dtype=np.uint8)
+    except BufferError as error:
+        raise ValueError(str(error)) from error
 
 
 def page_range(address: int, length: int) -> tuple[int, int]:

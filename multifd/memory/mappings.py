@@ -35,8 +35,11 @@ class Mapping:
 
 def mapping_at(address: int, process: str = "self") -> str:
     """In words, what kind of memory is at `address` of `process` ("self" or a pid)."""
-    for line in Path(f"/proc/{process}/maps").read_text(errors="replace").splitlines():
-        mapping = _parse(line)
+    try:
+        lines = Path(f"/proc/{process}/maps").read_text(errors="replace").splitlines()
+    except OSError:
+        return "unknown"
+    for mapping in map(_parse, lines):
         if mapping.start <= address < mapping.end:
             return str(mapping)
     return "not mapped"

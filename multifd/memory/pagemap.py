@@ -50,8 +50,8 @@ class PageMap:
             found = self._regions[:count]
             parts.append(np.stack([found[:, 0], found[:, 1] - found[:, 0]], axis=1).astype(np.int64))
             start = int(self._request[_WALK_END])
-        # Memory that is not there any more has no written pages, and that is no error to the kernel. Whoever ended before a
-        # scan fails this look after it.
+        # Memory that is not there any more has no written pages, which is no error to the kernel: an owner that ended
+        # before the scan is found by this look after it.
         for page in (first, last):
             if not self._ask(page, page + mmap.PAGESIZE, _REGISTERED, _CHECK):
                 raise TrackingError(f"memory of process {self.process} is gone: the process has ended or unmapped it")

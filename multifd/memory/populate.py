@@ -18,12 +18,13 @@ _STEP = 64 * MIB  # a few milliseconds a call, so that a signal is seen in betwe
 
 
 def allocate(length: int) -> mmap.mmap:
-    """`length` bytes of anonymous private memory, on huge pages if the kernel gives them; not yet populated. `length`
-    is not zero.
+    """`length` bytes of anonymous private memory, on huge pages if the kernel gives them; not yet populated.
 
     From 2 MiB on the mapping is made in whole huge pages, for which Linux 6.7 and later align it, and its odd end given
-    back.
+    back. Raise `ValueError` if `length` is not above zero, `OSError` if there is no room.
     """
+    if length <= 0:
+        raise ValueError(f"no memory can have a length of {length}")
     reserved = -(-length // _HUGE_PAGE) * _HUGE_PAGE if length >= _HUGE_PAGE else length
     memory = mmap.mmap(-1, reserved, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if reserved != length:

@@ -94,6 +94,11 @@ class DestinationSession:
         return min(times, default=None)
 
     @property
+    def awaits_counts(self) -> bool:
+        """Whether the source waits for slots to be settled: a SYNC is open, or END is there."""
+        return self._end is not None or (self._barrier is not None and self._barrier.open)
+
+    @property
     def final(self) -> bool:
         """Nothing can change any more."""
         return self.state in _FINAL
@@ -192,29 +197,28 @@ class DestinationSession:
 
     def handle_owner_started(self, parts: Mapping[str, float], now: float) -> None:
         """The owner runs here."""
+        check_destination_move(self.state, DestinationState.STARTED)
         self._send(m.Started(parts))
         self._finish(DestinationState.STARTED, None, now)
 
     # -- inputs: trouble
 
     def handle_failure(self, error: MultifdError, now: float) -> None:
-        """Anything failed on this side: the source is told, if it can be."""
-        if self.final:
-            return
-        self._send(m.Aborted(error.code, str(error)[: limits.TEXT_BYTES_MAX // 4]))
-        self._finish(DestinationState.ABORTED, error, now)
+        """Anything failed on this side, or the source did wrong, or main is gone: the source is told, if it can be.
 
-    def handle_main_lost(self, error: MultifdError, now: float) -> None:
-        """Main is gone. After COMMIT that changes nothing: the owner is started all the same."""
+        After COMMIT it changes nothing: the owner is being started, and only that may fail.
+        """
         if self.state in _CAN_ABORT:
-            self.handle_failure(error, now)
+            self._abort(error, now)
+
+    def handle_start_failed(self, error: MultifdError, now: float) -> None:
+        """After COMMIT: the owner could not be started, and does not run here."""
+        if self.state is DestinationState.STARTING:
+            self._abort(error, now)
 
     def handle_outcome_asked(self, now: float) -> None:
         """The source asks on another connection what became of its COMMIT: if it never came, it never will."""
-        if self.state in _CAN_ABORT:
-            self.handle_failure(
-                PeerError(Code.TRANSPORT, "the source asked for the outcome before COMMIT arrived"), now
-            )
+        self.handle_failure(PeerError(Code.TRANSPORT, "the source asked for the outcome before COMMIT arrived"), now)
 
     def handle_timer(self, now: float) -> None:
         """The clock reached `wake_at`."""
@@ -271,6 +275,10 @@ class DestinationSession:
             raise RemoteProtocolError("END.chunks", f"the devices {sorted(self._loads)}", sorted(end.chunks))
         if end.resends > self._resends:
             raise RemoteProtocolError("END.resends", f"at most {self._resends}", end.resends)
+        if self._preparing:
+            raise RemoteProtocolError("END", "nothing after the one whose counts were met", end.counts)
+        if self._end is not None and any(new < old for new, old in zip(end.counts, self._end.counts, strict=True)):
+            raise RemoteProtocolError("END.counts", f"nothing below {self._end.counts}", end.counts)
         self._end = end
         if self.state is DestinationState.STOP_COPY:
             self._move(DestinationState.LOADING, now)
@@ -296,16 +304,14 @@ class DestinationSession:
     # -- inside
 
     def _check_loaded(self, now: float) -> None:
-        """Whether every count is met: then the owner may prepare."""
+        """Whether every count is met: then the owner may prepare, and no further slot may come."""
         end = self._end
-        if end is None or self._preparing or self.state is not DestinationState.LOADING:
-            return
-        if end.resends < self._resends:
+        if end is None or end.resends < self._resends:
             return  # it was written before the source saw the last RESEND: another END follows
         if any(have > said for have, said in zip(self._settled, end.counts, strict=True)):
             self.handle_failure(RemoteProtocolError("END.counts", f"at least {self._settled}", end.counts), now)
             return
-        if tuple(self._settled) != end.counts:
+        if self._preparing or tuple(self._settled) != end.counts:
             return
         if all(load.complete and load.chunks == end.chunks[number] for number, load in self._loads.items()):
             self._preparing = True
@@ -326,6 +332,10 @@ class DestinationSession:
         if counts != self._reported:
             self._reported = counts
             self._send(m.Settled(counts))
+
+    def _abort(self, error: MultifdError, now: float) -> None:
+        self._send(m.Aborted(error.code, str(error)[: limits.TEXT_BYTES_MAX // 4]))
+        self._finish(DestinationState.ABORTED, error, now)
 
     def _finish(self, state: DestinationState, error: MultifdError | None, now: float) -> None:
         self._move(state, now)

@@ -22,6 +22,7 @@ from multifd.errors import (
     CorruptError,
     DeadlineError,
     InDoubtError,
+    LocalProtocolError,
     MultifdError,
     PeerError,
     RearmError,
@@ -30,10 +31,11 @@ from multifd.errors import (
 )
 from multifd.session import actions as a
 from multifd.session import handshake
-from multifd.session.convergence import Decision, Situation, Throttle, decide
+from multifd.session.convergence import Decision, Situation, decide
+from multifd.session.rounds import Rounds
+from multifd.session.stall import StallWatch
 from multifd.session.states import SourceState, check_source_message, check_source_move
 from multifd.session.switchover import ReadyGate
-from multifd.session.sync import SourceBarrier
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,18 +56,6 @@ class SourcePlan:
     auto_converge: bool = False
     versions: tuple[int, int] = (1, 1)
     software: str = "multifd"
-
-
-@dataclass(slots=True)
-class _Class:
-    """Where one class is between two rounds."""
-
-    running: bool = False
-    begun_at: float = 0.0
-    ended: bool = False
-    """A round ended and the throttle has not looked at it yet."""
-    sent_bytes: int = 0
-    throttle: Throttle = field(default_factory=Throttle)
 
 
 _WAITS: dict[SourceState, tuple[float, str]] = {
@@ -92,15 +82,6 @@ _REFUSALS = frozenset({Code.VERSION, Code.FEATURE, Code.REFUSED, Code.BUSY})
 
 
 @dataclass(slots=True)
-class _Traffic:
-    """How far the destination is behind, for telling a stall."""
-
-    sent: int = 0
-    settled: int = 0
-    moved_at: float = 0.0
-
-
-@dataclass(slots=True)
 class SourceSession:
     """One session, seen from the source."""
 
@@ -120,9 +101,8 @@ class SourceSession:
     """When precopy began."""
     visited: list[SourceState] = field(default_factory=lambda: [SourceState.HELLO])
     _actions: deque[a.SourceAction] = field(default_factory=deque)
-    _barrier: SourceBarrier = field(default_factory=SourceBarrier)
-    _classes: dict[str, _Class] = field(default_factory=dict)
-    _traffic: _Traffic = field(default_factory=_Traffic)
+    _rounds: Rounds = field(init=False)
+    _stall: StallWatch = field(default_factory=StallWatch)
     _deadline: tuple[float, str, float] | None = None
     _survey_at: float | None = None
     _surveying: bool = False
@@ -131,7 +111,7 @@ class SourceSession:
 
     def __post_init__(self) -> None:
         self.gate = ReadyGate(range(1, len(self.plan.devices) + 1), ())
-        self._classes = {name: _Class() for name in self.plan.classes}
+        self._rounds = Rounds(self.plan.classes)
 
     # -- getters
 
@@ -141,8 +121,8 @@ class SourceSession:
         times = [self._deadline[0]] if self._deadline else []
         if self._survey_at is not None and not self._surveying:
             times.append(self._survey_at)
-        if self.state in _FLOWING and self._traffic.sent > self._traffic.settled:
-            times.append(self._traffic.moved_at + limits.STALL_DEADLINE_S)
+        if self.state in _FLOWING and self._stall.due_at is not None:
+            times.append(self._stall.due_at)
         return min(times, default=None)
 
     @property
@@ -155,7 +135,7 @@ class SourceSession:
     @property
     def round(self) -> int:
         """Rounds begun by the class that has begun most."""
-        return max((self._barrier.round_of(name) for name in self._classes), default=0)
+        return self._rounds.begun
 
     # -- commands
 
@@ -175,12 +155,16 @@ class SourceSession:
         return True
 
     def ask_again(self, now: float) -> None:
-        """In doubt: ask OUTCOME once more."""
+        """In doubt: ask OUTCOME once more. Raises `LocalProtocolError` in any other state."""
+        self._check_in_doubt("ask_again")
         self._move(SourceState.ASKING, now)
         self._actions.append(a.AskForOutcome())
 
     def resolve(self, *, started: bool, now: float) -> None:
-        """In doubt: the operator's word on whether the destination runs."""
+        """In doubt: the operator's word on whether the destination runs. Raises `LocalProtocolError` in any other
+        state.
+        """
+        self._check_in_doubt("resolve")
         if started:
             self._complete(now)
         else:
@@ -195,15 +179,12 @@ class SourceSession:
 
     def handle_round_sent(self, class_name: str, counts: tuple[int, ...], sent_bytes: int) -> None:
         """The last slot of a class's round is in a channel; `counts` are all slots sent on each channel so far."""
-        self._classes[class_name].sent_bytes = sent_bytes
         if self.state in (SourceState.PRECOPY, SourceState.STOP_COPY):
-            self._send(self._barrier.sent(class_name, counts))
+            self._send(self._rounds.sent(class_name, counts, sent_bytes))
 
     def handle_sent(self, slots: int, now: float) -> None:
         """So many slots were sent over all channels since the start."""
-        if self._traffic.sent == self._traffic.settled:
-            self._traffic.moved_at = now
-        self._traffic.sent = slots
+        self._stall.handle_sent(slots, now)
 
     def handle_survey(self, situation: Situation, now: float) -> None:
         """What is dirty and pending now: switch over, begin rounds, or look again later."""
@@ -215,7 +196,7 @@ class SourceSession:
         if decision.switch and not self.gate.open:
             waiting += ("SWITCHOVER_READY",)
         if decision.switch:
-            waiting += tuple(f"{name}: a round is under way" for name, each in self._classes.items() if each.running)
+            waiting += tuple(f"{name}: a round is under way" for name in self._rounds.running)
         self.decision = Decision(not waiting, decision.expected_downtime_s, waiting)
         if self.decision.switch:
             self._switch_over(now)
@@ -247,7 +228,7 @@ class SourceSession:
             self._move(SourceState.STOP_COPY, now)
             self._send(m.StopCopy(self.gate.current()))
             self._actions.append(a.SaveStopCopy())
-            for name in self._classes:
+            for name in self._rounds.names:
                 self._begin_round(name, live=False, now=now)
             return
         names = ", ".join(self.plan.devices[device - 1].name for device in rearmed)
@@ -307,13 +288,11 @@ class SourceSession:
 
     def handle_timer(self, now: float) -> None:
         """The clock reached `wake_at`."""
-        traffic = self._traffic
-        if self.state in _FLOWING and traffic.sent > traffic.settled:
-            quiet = now - traffic.moved_at
-            if quiet >= limits.STALL_DEADLINE_S:
-                behind = traffic.sent - traffic.settled
-                self.handle_failure(DeadlineError(f"the destination to settle {behind} slots", quiet), now)
-                return
+        stall_at = self._stall.due_at
+        if self.state in _FLOWING and stall_at is not None and now >= stall_at:
+            waited_for = f"the destination to settle {self._stall.behind} slots"
+            self.handle_failure(DeadlineError(waited_for, now - self._stall.moved_at), now)
+            return
         if self._deadline and now >= self._deadline[0]:
             self._deadline_passed(now)
         if self._survey_at is not None and now >= self._survey_at and not self._surveying:
@@ -369,17 +348,16 @@ class SourceSession:
         for number, verdict in enumerate(self.verdict.devices, start=1):
             self._actions.append(a.GrantCredit(number, verdict.credit))
             self._actions.append(a.SaveInitial(number, self.gate.epochs[number]))
-        for name in self._classes:
+        for name in self._rounds.names:
             self._begin_round(name, live=True, now=now)
         self._survey_at = now + limits.SURVEY_PAUSE_S
 
     def _on_settled(self, settled: m.Settled, now: float) -> None:
-        total = sum(settled.counts)
-        if total > self._traffic.settled:
-            self._traffic.settled = total
-            self._traffic.moved_at = now
+        self._stall.handle_settled(sum(settled.counts), now)
 
     def _on_resend(self, resend: m.Resend, _now: float) -> None:
+        if self.state is SourceState.COMMITTED:
+            return  # LOADED said that nothing was left to be sent again
         self.resends += 1
         self._actions.append(a.ResendSlot(resend.channel, resend.sequence))
 
@@ -394,10 +372,7 @@ class SourceSession:
         self.statuses[status.device] = status
 
     def _on_sync_done(self, done: m.SyncDone, now: float) -> None:
-        self._barrier.handle_done(done)
-        each = self._classes[done.class_name]
-        each.running = False
-        each.ended = True
+        self._rounds.handle_done(done)
         if self.state is SourceState.PRECOPY:
             self._survey_at = now
 
@@ -434,31 +409,27 @@ class SourceSession:
         m.Loaded: _on_loaded,
         m.Started: _on_started,
         m.Aborted: _on_aborted,
+        m.OutcomeIs: handle_outcome,
     }
 
     # -- inside
 
+    def _check_in_doubt(self, command: str) -> None:
+        if self.state is not SourceState.IN_DOUBT:
+            raise LocalProtocolError(command, "a session that is in doubt", self.state.value)
+
     def _next_rounds(self, pending: Mapping[str, int], *, fits: bool, now: float) -> None:
-        """Begin the next round of every class that is idle and dirty; without haste if all fits the limit already."""
-        for name, each in self._classes.items():
-            if each.running:
-                continue
-            if each.ended and self.plan.auto_converge:
-                self._actions.append(a.Throttle(each.throttle.next_level(pending.get(name, 0), each.sent_bytes)))
-            each.ended = False
-            due = each.begun_at + limits.ROUND_PAUSE_S if fits else now
-            if pending.get(name, 0) > 0 and now >= due:
-                self._begin_round(name, live=True, now=now)
+        if self.plan.auto_converge:
+            self._actions.extend(a.Throttle(level) for level in self._rounds.throttle_levels(pending))
+        for name in self._rounds.due(pending, fits=fits, now=now):
+            self._begin_round(name, live=True, now=now)
 
     def _fits(self, situation: Situation) -> bool:
         expected = self.decision.expected_downtime_s if self.decision else None
         return expected is not None and expected <= situation.downtime_limit_s
 
     def _begin_round(self, name: str, *, live: bool, now: float) -> None:
-        self._barrier.begin(name)
-        each = self._classes[name]
-        each.running = True
-        each.begun_at = now
+        self._rounds.begin(name, now)
         self._actions.append(a.BeginRound(name, live))
 
     def _switch_over(self, now: float) -> None:

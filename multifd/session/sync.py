@@ -93,6 +93,11 @@ class DestinationBarrier:
         self._counts = (0,) * channels  # of the newest SYNC of any class: main is first in, first out
         self._outstanding: dict[str, Sync] = {}
 
+    @property
+    def open(self) -> bool:
+        """Whether a SYNC waits for its answer."""
+        return bool(self._outstanding)
+
     def handle_sync(self, sync: Sync) -> None:
         """SYNC arrived. Raises `RemoteProtocolError` if class, round or counts can't be."""
         name = sync.class_name

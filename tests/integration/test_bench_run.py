@@ -36,7 +36,7 @@ def read(output: str) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_measures_ours_and_iperf3() -> None:
-    """One run of each channel count gives verified figures, and iperf3's where it is installed; else it says so."""
+    """Two runs of each channel count gives verified figures, and iperf3's where it is installed; else it says so."""
     done = subprocess.run(
         [*COMMAND, "--channels", "1,2"], cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE_S, check=False
     )

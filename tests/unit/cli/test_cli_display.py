@@ -68,7 +68,13 @@ def test_unknown_things_are_left_out() -> None:
 @pytest.mark.parametrize(("left", "total", "expected"), [(0, 0, 0.0), (0, 10, 1.0), (5, 10, 0.5), (20, 10, 0.0)])
 def test_the_bar_shows_how_much_is_the_same_on_both_sides(left: int, total: int, expected: float) -> None:
     """Between 0 and 1 whatever is reported."""
-    assert fraction(look(bytes_left=left, bytes_total=total)) == expected
+    assert fraction(look(round=1, bytes_left=left, bytes_total=total)) == expected
+
+
+@pytest.mark.parametrize(("arrived", "expected"), [(0, 0.0), (5, 0.5), (20, 1.0)])
+def test_the_bar_of_a_destination_shows_what_has_arrived(arrived: int, expected: float) -> None:
+    """It knows no rounds, nor what is left."""
+    assert fraction(look(bytes_sent=arrived, bytes_left=0, bytes_total=10)) == expected
 
 
 def test_the_live_display_draws_bar_and_waits_and_leaves_the_notes() -> None:

@@ -31,7 +31,7 @@ def report(outcome: Outcome = Outcome.FAILED) -> Report:
         (RefusedError(()), 3),
         (MigrationInDoubtError("no", report()), 4),
         (MigrationCancelledError("the peer cancelled", report()), 1),
-        (InterruptedByUserError(), 130),
+        (InterruptedByUserError("interrupted"), 130),
         (KeyboardInterrupt(), 130),
         (TransportError("no"), 1),
         (OSError("no"), 1),
@@ -59,7 +59,7 @@ def test_a_failure_without_a_report_still_says_outcome_and_cause() -> None:
 
 def test_an_interrupted_migration_counts_as_cancelled() -> None:
     """130 for the shell, `cancelled` for programs."""
-    assert failed(InterruptedByUserError(report(Outcome.CANCELLED))).data["outcome"] == "cancelled"
+    assert failed(InterruptedByUserError("interrupted", report(Outcome.CANCELLED))).data["outcome"] == "cancelled"
 
 
 def test_the_remedy_is_that_of_the_cause() -> None:

@@ -20,8 +20,6 @@ def test_a_block_for_each_file_under_its_base_name(tmp_path: Path) -> None:
         blocks = outgoing.blocks()
         assert [(block.name, block.length) for block in blocks] == [("a b", 5), ("é", 0)]
         assert outgoing.length == 5
-        for block in blocks:
-            block.close()
 
 
 def test_two_of_one_name_are_both_named(tmp_path: Path) -> None:

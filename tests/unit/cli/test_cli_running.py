@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from multifd.cli.ending import InterruptedByUserError
-from multifd.cli.running import follow
+from multifd.cli.ending import Ending, ExitCode, InterruptedByUserError
+from multifd.cli.running import follow, interruptible
 from multifd.errors import MigrationCancelledError, MigrationFailedError
 from multifd.stats import Outcome, Progress, Report
 
@@ -102,6 +102,26 @@ async def test_a_side_that_only_waits_ends_at_the_first_signal() -> None:
     """There is no session that could be cancelled."""
     with pytest.raises(InterruptedByUserError):
         await follow(Session(lambda: kill(signal.SIGTERM), deaf=True), Shown(), may_wait_for_peer=True)
+
+
+async def test_a_signal_outside_of_a_session_ends_the_command() -> None:
+    """Before the session and after it; what the command opened it can close."""
+    steps: list[str] = []
+
+    async def command() -> Ending:
+        await follow(Session(lambda: REPORT), Shown())
+        steps.append("migrated")
+        try:
+            kill(signal.SIGTERM)
+            await asyncio.Event().wait()
+        finally:
+            steps.append("closed")
+        return Ending(ExitCode.COMPLETED)
+
+    with pytest.raises(InterruptedByUserError):
+        await asyncio.ensure_future(interruptible(command()))
+    assert steps == ["migrated", "closed"]
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 async def test_a_peer_that_cancels_is_no_interruption() -> None:

@@ -1,6 +1,7 @@
 """The other process of test_memory_trackers.py: maps and registers regions of a memory file and writes to them.
 
-Requests are lines on stdin: `map OFFSET LENGTH` is answered by address and length, `write REGION OFFSET LENGTH VALUE` by 1.
+Requests are lines on stdin: `map OFFSET LENGTH` is answered by address and length, `write REGION OFFSET LENGTH VALUE`
+by 1.
 """
 
 from __future__ import annotations

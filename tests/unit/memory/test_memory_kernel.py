@@ -26,6 +26,7 @@ pytestmark = pytest.mark.skipif(FAULT is not None, reason=f"THE KERNEL CAN'T TRA
 PAGE = 4096
 BYTES = 64 * PAGE
 MADV_DONTNEED = 4
+MAP_FIXED = 0x10
 DEVICE = "/dev/userfaultfd"
 
 
@@ -87,6 +88,36 @@ def test_writes_by_the_kernel_are_seen() -> None:
     tracker.stop()
     os.close(reader)
     os.close(writer)
+
+
+def test_writes_by_other_processes_are_seen() -> None:
+    """What a debugger writes, through /proc/PID/mem, is seen."""
+    memory = private()
+    tracker = KernelTracker(memory)
+    tracker.start()
+    fd = os.open("/proc/self/mem", os.O_RDWR)
+    os.pwrite(fd, b"x", flat(memory).ctypes.data + 9 * PAGE)
+    os.close(fd)
+    assert pages(tracker) == [9]
+    tracker.stop()
+
+
+def test_file_mappings_are_tracked(tmp_path: Path) -> None:
+    """A mapping of an ordinary file is tracked like any other memory."""
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * BYTES)
+    with path.open("r+b") as file:
+        memory = mmap.mmap(file.fileno(), BYTES)
+    tracker = KernelTracker(memory)
+    tracker.start()
+    memory[7 * PAGE] = 1
+    assert pages(tracker) == [7]
+    memory.flush()
+    assert pages(tracker) == []
+    memory[7 * PAGE] = 2
+    assert pages(tracker) == [7]
+    assert str(path) in tracker.mode
+    tracker.stop()
 
 
 def test_memory_given_back_is_seen() -> None:
@@ -266,7 +297,23 @@ def test_memory_that_was_unmapped_is_an_error() -> None:
     registration.close()
     del registration
     memory.close()
-    with pytest.raises(TrackingError, match="gone|not registered"):
+    with pytest.raises(TrackingError, match=r"gone|not registered"):
+        tracker.collect()
+    tracker.stop()
+
+
+def test_memory_that_was_mapped_anew_is_an_error() -> None:
+    """When the owner puts other memory into the middle, which is not registered, collecting says so."""
+    memory = private()
+    tracker = KernelTracker(memory)
+    tracker.start()
+    address = flat(memory).ctypes.data + 10 * PAGE
+    new = ctypes.CDLL(None).mmap
+    new.restype = ctypes.c_void_p
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_FIXED
+    placed = new(ctypes.c_void_p(address), ctypes.c_size_t(PAGE), mmap.PROT_READ, flags, -1, ctypes.c_long(0))
+    assert placed == address
+    with pytest.raises(TrackingError, match="mapped anew"):
         tracker.collect()
     tracker.stop()
 
@@ -322,7 +369,7 @@ def test_a_forked_child_is_not_seen() -> None:
     memory[:] = b"x" * BYTES
     tracker = KernelTracker(memory)
     tracker.start()
-    libc = ctypes.CDLL(None)
+    libc = ctypes.PyDLL(None)
     child = libc.fork()  # os.fork warns where threads run
     if child == 0:
         memory[3 * PAGE] = 1

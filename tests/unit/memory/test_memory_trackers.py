@@ -53,7 +53,11 @@ class Writer:
         address, length = self.ask("map", region * REGION_BYTES, BLOCK_BYTES)
         ours = mmap.mmap(self.fd, BLOCK_BYTES, offset=region * REGION_BYTES)
         tracker = KernelTracker.of_process(self.process.pid, address, length, BLOCK_BYTES)
-        return Rig(tracker, flat(ours), lambda *write: bool(self.ask("write", region, *write)) and None)
+
+        def write(at: int, length: int, value: int) -> None:
+            self.ask("write", region, at, length, value)
+
+        return Rig(tracker, flat(ours), write)
 
     def close(self) -> None:
         """End it."""

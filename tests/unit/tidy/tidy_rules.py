@@ -23,7 +23,11 @@ LAYERS: tuple[frozenset[str], ...] = (
 
 _IO = frozenset({"asyncio", "concurrent", "selectors", "socket", "ssl", "threading", "time"})
 _PURE = ("session", "wire", "codec", "stats", "slot", "messages", "errors", "limits")
-FORBIDDEN: Mapping[str, frozenset[str]] = {**dict.fromkeys(_PURE, _IO), "memory": _IO - {"threading"}}
+FORBIDDEN: Mapping[str, frozenset[str]] = {
+    **dict.fromkeys(_PURE, _IO),
+    **dict.fromkeys(("memory", "kinds"), _IO - {"threading"}),  # locks
+    "device": _IO - {"asyncio", "threading", "time"},  # a device is awaited and may take its time
+}
 """Part → modules that it must not import: threads, sockets and the clock are the engine's."""
 
 BYTES_MODULES = frozenset({"struct", "msgpack"})

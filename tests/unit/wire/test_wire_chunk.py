@@ -14,6 +14,12 @@ def test_every_phase_of_a_device_can_be_written() -> None:
         assert ChunkMeta.parse(ChunkMeta(1, phase, last=True, index=0).pack()).phase == phase
 
 
+def test_bounds_are_inclusive() -> None:
+    """The highest epoch and index can be written and read."""
+    chunk = ChunkMeta(2**32 - 1, 3, last=False, index=2**64 - 1)
+    assert ChunkMeta.parse(chunk.pack()) == chunk
+
+
 @pytest.mark.parametrize(
     ("chunk", "where"),
     [

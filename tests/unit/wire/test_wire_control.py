@@ -51,11 +51,20 @@ def test_frame_of_the_largest_length_is_read() -> None:
     assert reader.feed(body[-1:]) == [m.Commit()]
 
 
+def refusing(cause_bytes: int) -> m.Verdict:
+    """A VERDICT of about a mebibyte, each byte of the last cause being a byte of its body."""
+    lengths = [TEXT_BYTES_MAX] * 253 + [2000, cause_bytes]
+    refusals = [m.Refusal(m.What.BLOCK, "b", Code.REFUSED, "c" * length) for length in lengths]
+    return m.Verdict(accepted=False, channels=0, refusals=tuple(refusals), devices=())
+
+
 def test_body_beyond_the_bound_is_not_written() -> None:
-    """4096 refusals with long causes do not fit one frame: this side's error, before anything is sent."""
-    refusal = m.Refusal(m.What.BLOCK, "b", Code.REFUSED, "c" * TEXT_BYTES_MAX)
+    """A body of the largest length is written and read; with one byte more it is this side's error."""
+    room = FRAME_BYTES_MAX + FRAME_HEAD_BYTES - len(serialize(refusing(256)))
+    verdict = refusing(256 + room)
+    assert ControlReader().feed(serialize(verdict)) == [verdict]
     with pytest.raises(LocalProtocolError) as caught:
-        serialize(m.Verdict(accepted=False, channels=0, refusals=(refusal,) * 1000, devices=()))
+        serialize(refusing(256 + room + 1))
     assert caught.value.where == "VERDICT"
 
 

@@ -28,6 +28,13 @@ def test_does_not_write_what_it_would_refuse(preamble: DataPreamble, where: str)
     assert caught.value.where == where
 
 
+@pytest.mark.parametrize("channel", [1, 64])
+def test_bounds_are_inclusive(channel: int) -> None:
+    """The first and the last channel can be written and read."""
+    preamble = DataPreamble(bytes(16), bytes(range(16)), channel)
+    assert DataPreamble.parse(preamble.serialize()) == preamble
+
+
 def test_main_is_no_data_preamble() -> None:
     """48 bytes that begin as main's preamble are refused."""
     with pytest.raises(RemoteProtocolError) as caught:

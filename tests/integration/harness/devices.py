@@ -1,0 +1,28 @@
+"""Devices that do what a test says, when it says so."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+
+from multifd import EmulatedDevice, EmulatedOptions, Phase
+from multifd.slot import Buffer
+
+_PAUSE_S = 0.002
+
+
+class GatedDevice(EmulatedDevice):
+    """Saves nothing of one phase until its gate is opened."""
+
+    def __init__(self, device_id: str, options: EmulatedOptions, *, phase: Phase) -> None:
+        super().__init__(device_id, options)
+        self.gate = threading.Event()
+        self._gated = phase
+
+    async def save(self, phase: Phase) -> AsyncIterator[Buffer]:
+        """As it is, when the gate is open."""
+        while phase is self._gated and not self.gate.is_set():
+            await asyncio.sleep(_PAUSE_S)
+        async for chunk in super().save(phase):
+            yield chunk
