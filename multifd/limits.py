@@ -51,7 +51,8 @@ OUTCOME_KEEP_S = 600.0  # how long a destination can still answer OUTCOME
 OUTCOME_LINGER_S = 60.0  # a closing listener waits so long for a source that may still ask
 LAST_WORDS_S = 0.5  # a lost channel's cause may be on its way on main
 OUTCOMES_MAX = 256  # sessions remembered; the oldest goes first
-OWNER_DEADLINE_S = 30.0  # stop or start of the owner
+OWNER_DEADLINE_S = 30.0  # stop or start of the owner; a device's last pass before the stop
+SWITCHING_DEADLINE_S = 100.0  # devices end their passes, the owner stops, devices are asked: OWNER_DEADLINE_S each
 SETTLED_DELAY_S = 0.005  # how long a count may wait for company: far below a round trip of any WAN
 CLOSE_DEADLINE_S = 5.0  # joining threads and closing connections
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from multifd import messages as m
-from multifd.errors import MultifdError, TransportError
+from multifd.errors import MultifdError, RemoteProtocolError, TransportError
 from multifd.session import actions as a
 from multifd.session.convergence import DeviceNeed, FeedNeed, Situation
 from multifd.session.destination import DestinationPlan, DestinationSession
@@ -30,6 +30,7 @@ SLOT_BYTES = 4096
 RATE = 1e9
 MESSAGE_S = 0.002  # how long a message takes; slots are there at once
 STEPS_MAX = 20_000
+_BEFORE_STATE = (DestinationState.HELLO, DestinationState.INVENTORY, DestinationState.ATTACH)
 
 
 def device(name: str, *, explicit: bool = True) -> m.DeviceInfo:
@@ -58,6 +59,7 @@ class Chunk:
 
     device: int
     epoch: int
+    index: int
     stop_copy: bool
 
 
@@ -79,6 +81,8 @@ class Load:
     chunks: int = 0
     ready: bool = False
     complete: bool = False
+    waiting: dict[int, Chunk] = field(default_factory=dict)
+    """By index: those that came before their turn."""
 
 
 @dataclass(slots=True)
@@ -120,13 +124,14 @@ class Pair:
     source_runs: bool = True
     destination_runs: bool = False
     """From the moment that its owner may have begun to run."""
-    errors: list[MultifdError] = field(default_factory=list)
-    """What machines raised at messages."""
+    errors: list[tuple[SourceState | DestinationState, MultifdError]] = field(default_factory=list)
+    """What machines raised at messages, and in which state."""
     # engines'
     sent: list[int] = field(default_factory=list)
     settled: list[int] = field(default_factory=list)
     chunks: dict[int, int] = field(default_factory=dict)
     loads: dict[int, Load] = field(default_factory=dict)
+    offered_devices: int = 0
     slots: dict[tuple[int, int], Sent] = field(default_factory=dict)
     stop_copy_saved: bool = False
     ended_for: int | None = None
@@ -239,7 +244,7 @@ class Pair:
         try:
             self.destination.handle_message(message, self.now)
         except MultifdError as error:
-            self.errors.append(error)
+            self.errors.append((self.destination.state, error))
             self.destination.handle_failure(error, self.now)
         self.poll()
 
@@ -248,7 +253,7 @@ class Pair:
         try:
             self.source.handle_message(message, self.now)
         except MultifdError as error:
-            self.errors.append(error)
+            self.errors.append((self.source.state, error))
             self.source.handle_failure(error, self.now)
         self.poll()
 
@@ -290,10 +295,13 @@ class Pair:
         if not self.arriving:
             return False
         slot = self.arriving.popleft()
+        if slot.channel > self.destination.channels or self.destination.state in _BEFORE_STATE:
+            return True  # nobody reads what comes on a channel that did not attach
         good = (slot.channel, slot.sequence) not in self.spoiled
         if not good:
             self.destination.handle_mismatch(slot.channel, slot.sequence, live=slot.live, now=self.now)
         self.settled[slot.channel - 1] += 1
+        del self.settled[self.destination.channels :]
         self.destination.handle_settled(tuple(self.settled), self.now)
         if good and slot.chunk is not None:
             self._load(slot.chunk)
@@ -301,12 +309,19 @@ class Pair:
         return True
 
     def _load(self, chunk: Chunk) -> None:
+        """In index order, whatever order they come in."""
+        if chunk.device > self.offered_devices:
+            error = RemoteProtocolError("device-chunk owner", f"1..{self.offered_devices}", chunk.device)
+            self.destination.handle_failure(error, self.now)
+            return
         load = self.loads[chunk.device]
-        load.chunks += 1
-        load.ready = True
-        load.epoch = chunk.epoch
-        load.complete = chunk.stop_copy
-        self.report(chunk.device)
+        load.waiting[chunk.index] = chunk
+        while (next_ := load.waiting.pop(load.chunks, None)) is not None:
+            load.chunks += 1
+            load.ready = True
+            load.epoch = next_.epoch
+            load.complete = next_.stop_copy
+            self.report(chunk.device)
 
     def report(self, number: int) -> None:
         """The destination's engine says how far a device is."""
@@ -366,22 +381,24 @@ class Pair:
             self.put(number % len(self.sent) + 1, live=action.live)
         self.source.handle_round_sent(action.class_name, tuple(self.sent), slots * SLOT_BYTES)
 
-    def _save(self, number: int, *, stop_copy: bool) -> None:
+    def _save(self, number: int, epoch: int, *, stop_copy: bool) -> None:
+        chunk = Chunk(number, epoch, self.chunks[number], stop_copy)
         self.chunks[number] += 1
-        chunk = Chunk(number, self.source.gate.epochs[number], stop_copy)
         self.put(number % len(self.sent) + 1, live=False, chunk=chunk)
 
     def _save_initial(self, action: a.SaveInitial) -> None:
-        self._save(action.device, stop_copy=False)
+        self._save(action.device, action.epoch, stop_copy=False)
 
     def _save_stop_copy(self, _action: a.SaveStopCopy) -> None:
         for number in self.chunks:
-            self._save(number, stop_copy=True)
+            self._save(number, self.source.gate.epochs[number], stop_copy=True)
         self.stop_copy_saved = True
 
     def _resend(self, action: a.ResendSlot) -> None:
-        slot = self.slots[action.channel, action.sequence]
-        if slot.live:
+        slot = self.slots.get((action.channel, action.sequence))
+        if slot is None:
+            self.source.handle_failure(RemoteProtocolError("RESEND", "a slot that was sent"), self.now)
+        elif slot.live:
             self.dirty["ram"] = self.dirty.get("ram", 0) + 1
         elif self.source.handle_corrupt(self.now):
             self.put(slot.channel, live=False, chunk=slot.chunk)
@@ -425,6 +442,7 @@ class Pair:
         self.source.handle_outcome(m.OutcomeIs(fate, "as asked"), self.now)
 
     def _decide(self, action: a.Decide) -> None:
+        self.offered_devices = len(action.devices)
         explicit = m.EXPLICIT_SWITCHOVER in self.destination.features
         verdicts = [m.DeviceVerdict(explicit and each.explicit_switchover, CREDIT) for each in action.devices]
         self.destination.handle_decision(self.refusals, verdicts, self.now)

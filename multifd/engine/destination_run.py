@@ -5,8 +5,10 @@ loop.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import socket
+import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -49,6 +51,7 @@ class DestinationRun:
         self.options = options
         self.secret = secrets.token_bytes(16)
         self.decided = asyncio.Event()
+        self.task = asyncio.current_task()
         able = [EXPLICIT_SWITCHOVER] if options.explicit_switchover else []
         self.session = DestinationSession(
             DestinationPlan(secret=self.secret, features=(*able, *options.codecs), channels_max=options.channels_max)
@@ -94,8 +97,9 @@ class DestinationRun:
                 await self._confirmation()
         except BaseException:
             self.fail(MultifdError("the task that ran the destination was cancelled"))
-            if not self._ended.is_set():
-                await self._ended.wait()  # COMMIT was received: the owner is being started, within its deadline
+            while not self._ended.is_set():  # COMMIT was received: the owner is being started, within its deadline
+                with contextlib.suppress(asyncio.CancelledError):
+                    await self._ended.wait()
             raise
         finally:
             ticker.cancel()
@@ -103,8 +107,8 @@ class DestinationRun:
 
     @property
     def now(self) -> float:
-        """The loop's clock: the machine's time."""
-        return self._loop.time()
+        """The machine's time. Not the loop's: uvloop's stands still within a turn and counts whole milliseconds."""
+        return time.monotonic()
 
     @property
     def explicit(self) -> bool:

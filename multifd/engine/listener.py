@@ -31,6 +31,8 @@ class Session(Protocol):
 
     secret: bytes
     decided: asyncio.Event
+    task: asyncio.Task[None] | None
+    """The one that serves it."""
 
     def attach(self, channel: int, connection: socket.socket) -> bool:
         """Take a data channel over; False if it is not awaited."""
@@ -189,13 +191,11 @@ class Listener:
         else:
             stream.abort()
             raise RemoteProtocolError("main", "HELLO or OUTCOME first", type(message).__name__)
-        while len(self._serving) >= limits.HANDSHAKES_MAX:
-            # sessions with state have been here longest and are protected by their host; strangers come after them
-            oldest = list(self._serving)[len(self._sessions)] if len(self._serving) > len(self._sessions) else None
-            if oldest is None:
-                break
-            del self._serving[oldest]
-            oldest.cancel()
+        known = [session.task for session in self._sessions.values()]
+        strangers = [task for task in self._serving if task not in known]
+        if len(strangers) >= limits.HANDSHAKES_MAX:
+            del self._serving[strangers[0]]
+            strangers[0].cancel()
         task = self._loop.create_task(work)
         self._serving[task] = None
         task.add_done_callback(lambda done: self._served(done, stream))

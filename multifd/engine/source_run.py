@@ -7,6 +7,8 @@ owns their lives.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar, cast
@@ -37,6 +39,7 @@ from multifd.stats import Progress
 from multifd.wire.preamble import MAIN_PREAMBLE, DataPreamble
 
 _TICK_S = 0.1
+_RUNS_ON = frozenset({SourceState.FAILED, SourceState.CANCELLED, SourceState.REFUSED, SourceState.PREFLIGHTED})
 
 
 def device_flow(number: int) -> str:
@@ -100,8 +103,10 @@ class SourceRun:
             await self._connect()
             await self._ended.wait()
         except BaseException:
-            if not self.cancel("the task that ran the migration was cancelled"):
-                await self._ended.wait()  # after COMMIT: deadlines bound how long it takes to know
+            self.cancel("the task that ran the migration was cancelled")
+            while not self._ended.is_set():  # after COMMIT: deadlines bound how long it takes to know
+                with contextlib.suppress(asyncio.CancelledError):
+                    await self._ended.wait()
             raise
         finally:
             ticker.cancel()
@@ -127,8 +132,8 @@ class SourceRun:
 
     @property
     def now(self) -> float:
-        """The loop's clock: the machine's time."""
-        return self._loop.time()
+        """The machine's time. Not the loop's: uvloop's stands still within a turn and counts whole milliseconds."""
+        return time.monotonic()
 
     async def _connect(self) -> None:
         try:
@@ -172,7 +177,7 @@ class SourceRun:
         """Let the owner's last stop or start end; the devices of a migration that was called off run on."""
         if self._owner_task is not None:
             await asyncio.gather(self._owner_task, return_exceptions=True)
-        if self.session.state in (SourceState.COMPLETED, SourceState.IN_DOUBT):
+        if self.session.state not in _RUNS_ON:
             return
         await self._resume_devices()
         if self._throttled:

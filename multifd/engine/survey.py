@@ -5,6 +5,7 @@ the feeds, which are asked in their own threads.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 
@@ -42,7 +43,7 @@ class Surveyor:
             pending, words = await loop.run_in_executor(self._pools[name], _look_at, feed)
             needs.append(FeedNeed(name, words, pending))
         situation = Situation(
-            now=loop.time(), began=self._session.began, rate=rate, feeds=needs,
+            now=time.monotonic(), began=self._session.began, rate=rate, feeds=needs,
             devices=[self._need(saver) for saver in self._savers], downtime_limit_s=self._options.downtime_limit_s,
             deadline_s=self._options.deadline_s, fixed_s=_FIXED_S, explicit=self._options.explicit_switchover,
         )  # fmt: skip

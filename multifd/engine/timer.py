@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 
 
@@ -16,12 +17,12 @@ class LazyTimer:
         self._at = 0.0
 
     def set(self, at: float | None) -> None:
-        """Be called at `at`, on the loop's clock; None: no need."""
+        """Be called at `at`, in `time.monotonic()`; None: no need."""
         if at is None or (self._handle is not None and self._at <= at):
             return
         self.cancel()
         self._at = at
-        self._handle = self._loop.call_at(at, self._expire)
+        self._handle = self._loop.call_later(max(0.0, at - time.monotonic()), self._expire)
 
     def cancel(self) -> None:
         """Not any more."""

@@ -38,7 +38,7 @@ class _Load:
 
 _WAITS: dict[DestinationState, tuple[float, str]] = {
     DestinationState.HELLO: (limits.HELLO_DEADLINE_S, "the source's HELLO"),
-    DestinationState.INVENTORY: (limits.VERDICT_DEADLINE_S, "the source's INVENTORY"),
+    DestinationState.INVENTORY: (limits.HELLO_DEADLINE_S, "the source's INVENTORY"),
     DestinationState.ATTACH: (limits.ATTACH_DEADLINE_S, "the data channels to attach"),
     DestinationState.PRECOPY: (limits.SILENCE_DEADLINE_S, "the source to send anything"),
     DestinationState.STOP_COPY: (limits.SILENCE_DEADLINE_S, "the source to send anything"),
@@ -251,8 +251,13 @@ class DestinationSession:
         self._send(m.Hello(plan.versions, hello.session, plan.secret, plan.features, plan.channels_max, plan.software))
         self._move(DestinationState.INVENTORY, now)
 
-    def _on_inventory(self, page: m.Inventory, _now: float) -> None:
+    def _on_inventory(self, page: m.Inventory, now: float) -> None:
         if self._inventory.handle_page(page):
+            self._deadline = (
+                now + limits.VERDICT_DEADLINE_S,
+                "the decision on what is offered",
+                limits.VERDICT_DEADLINE_S,
+            )
             offer = self._inventory
             self._actions.append(
                 a.Decide(tuple(offer.blocks), tuple(offer.devices), tuple(offer.kinds), offer.preflight)

@@ -21,6 +21,7 @@ class _Class:
     unthrottled: bool = False
     """A round has ended and the throttle has not looked at it yet."""
     throttle: Throttle = field(default_factory=Throttle)
+    level: float = 0.0
 
 
 class Rounds:
@@ -29,6 +30,7 @@ class Rounds:
     def __init__(self, classes: Iterable[str]) -> None:
         self._classes = {name: _Class() for name in classes}
         self._barrier = SourceBarrier()
+        self._level = 0.0
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -73,11 +75,11 @@ class Rounds:
             if not each.running and pending.get(name, 0) > 0 and now >= each.begun_at + pause
         ]
 
-    def throttle_levels(self, pending: Mapping[str, int]) -> list[float]:
-        """For each class that has ended a round since the last call: how hard to slow the owner down."""
-        levels = []
+    def throttle_level(self, pending: Mapping[str, int]) -> float | None:
+        """How hard to slow the owner down, by the class that needs it most; None if that is what it was."""
         for name, each in self._classes.items():
             if each.unthrottled and not each.running:
                 each.unthrottled = False
-                levels.append(each.throttle.next_level(pending.get(name, 0), each.sent_bytes))
-        return levels
+                each.level = each.throttle.next_level(pending.get(name, 0), each.sent_bytes)
+        before, self._level = self._level, max((each.level for each in self._classes.values()), default=0.0)
+        return self._level if self._level != before else None

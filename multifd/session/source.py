@@ -62,7 +62,7 @@ _WAITS: dict[SourceState, tuple[float, str]] = {
     SourceState.HELLO: (limits.HELLO_DEADLINE_S, "the destination's HELLO"),
     SourceState.INVENTORY: (limits.VERDICT_DEADLINE_S, "the destination's VERDICT"),
     SourceState.ATTACH: (limits.ATTACH_DEADLINE_S, "the data channels to attach"),
-    SourceState.SWITCHING: (limits.OWNER_DEADLINE_S, "the owner to stop"),
+    SourceState.SWITCHING: (limits.SWITCHING_DEADLINE_S, "the devices to pause and the owner to stop"),
     SourceState.LOADING: (limits.LOADED_DEADLINE_S, "the destination to finish loading (LOADED)"),
     SourceState.COMMITTED: (limits.STARTED_DEADLINE_S, "the destination's STARTED"),
 }
@@ -420,7 +420,9 @@ class SourceSession:
 
     def _next_rounds(self, pending: Mapping[str, int], *, fits: bool, now: float) -> None:
         if self.plan.auto_converge:
-            self._actions.extend(a.Throttle(level) for level in self._rounds.throttle_levels(pending))
+            level = self._rounds.throttle_level(pending)
+            if level is not None:
+                self._actions.append(a.Throttle(level))
         for name in self._rounds.due(pending, fits=fits, now=now):
             self._begin_round(name, live=True, now=now)
 

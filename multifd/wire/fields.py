@@ -127,7 +127,7 @@ def choice(of: type[enum.IntEnum], fallback: enum.IntEnum | None = None) -> Fiel
     members: dict[int, enum.IntEnum] = {int(member): member for member in of}
 
     def read(value: Any) -> enum.IntEnum:
-        member = members.get(value, fallback) if type(value) is int and 0 < value <= U64_MAX else None
+        member = members.get(value, fallback) if type(value) is int and value > 0 else None
         if member is None:
             raise BadValueError(f"one of {list(members)}", value)
         return member

@@ -155,6 +155,6 @@ def test_a_destination_that_dies_leaves_the_source_in_doubt(tmp_path: Path) -> N
     assert [line.split(":")[0] for line in ended.source.splitlines()] == [
         "in doubt whether the destination runs",
         "still in doubt",
-        "failed",
         "the owner was started again",
+        "failed",
     ]

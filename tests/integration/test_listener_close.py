@@ -16,6 +16,7 @@ from multifd.wire.control import serialize
 from multifd.wire.preamble import MAIN_PREAMBLE
 
 HELLO = m.Hello((1, 1), bytes(16), bytes(16), (), 1, "a test")
+TURNS = 20  # of the event loop, for the listener to take the connection: two or three would do
 DEADLINE_S = 5.0  # a guard against hanging
 
 
@@ -35,8 +36,9 @@ async def test_connections_end_with_the_listener(said: bytes) -> None:
         host, port = listener.address.removeprefix("tcp://").split(":")
         await loop.sock_connect(client, (host, int(port)))
         await loop.sock_sendall(client, said)
-        while not listener._pending and not listener._serving:
+        for _ in range(TURNS):
             await asyncio.sleep(0)
+        assert listener._pending or listener._serving
         await listener.close()
         async with asyncio.timeout(DEADLINE_S):
             with contextlib.suppress(ConnectionResetError):

@@ -2,7 +2,7 @@
 
 Prints the port that it listens on for jobs, and ends when its stdin does. On a job's connection it answers the job (job.py) with lines of
 JSON: `address`, then `owner` and `log` as they happen, `end` when the migration has ended, and, once the test has said that it
-sends nothing more, `closed` with what was left behind.
+sends nothing more, `closed` with what was left behind. Meanwhile it takes orders: `go on`, `cancel`, `cancel the task`.
 """
 
 from __future__ import annotations
@@ -105,8 +105,14 @@ async def receive(job: Job, reader: asyncio.StreamReader, line: Line) -> None:
     )
     line.tell("address", address=listener.address)
     task = asyncio.create_task(migrate(destination, memory, devices, owner, line))
-    while await reader.readline():
-        owner.go_on.set()
+    while command := await reader.readline():
+        match command.strip():
+            case b"go on":
+                owner.go_on.set()
+            case b"cancel":
+                destination.cancel("called off at the destination")
+            case b"cancel the task":
+                task.cancel()
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     await listener.close()

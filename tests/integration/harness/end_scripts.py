@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from harness.migration import Migration, reported
-from harness.proxy import Cut, Rule, Way, cut_after, cut_before, cut_off_before, drop
+from harness.proxy import Cut, Rule, cut_after, cut_before, cut_off_before, drop
 from harness.ready_scripts import Script
 from multifd import Outcome, Report
 from multifd import messages as m
@@ -39,7 +39,7 @@ async def slow_to_start(it: Migration) -> Report:
     await it.begin()
     await it.proxy.saw(m.AskOutcome)
     assert it.proxy.count(m.OutcomeIs) == 0
-    it.destination.let_start()
+    it.destination.order("go on")
     report = await it.report()
     assert it.proxy.of(m.OutcomeIs)[0].outcome is Fate.STARTED
     return report
@@ -97,10 +97,8 @@ def killed_after_commit(*, started: bool) -> Script:
 
 async def unknown_there(it: Migration) -> Report:
     """Whoever answers does not know the session, which settles nothing; the next answer does."""
-    answers = it.proxy.hold(Way.TO_SOURCE, m.OutcomeIs)
     it.proxy.rule(m.Started, cut_before)
     it.proxy.rule(m.OutcomeIs, lambda _message: (m.OutcomeIs(Fate.UNKNOWN, "no such session"),))
-    del answers
     report = await in_doubt(it)
     assert "does not know the session" in report.cause
     it.proxy.rule(m.OutcomeIs, lambda message: (message,))

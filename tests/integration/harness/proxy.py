@@ -118,7 +118,7 @@ class Proxy:
         """Close every new connection at once."""
         self.spoil: SpoilRule | None = None
         self._target = Address.parse(target)
-        self._rules: dict[type, Rule] = {}
+        self._rules: dict[tuple[Way | None, type], Rule] = {}
         self._server: asyncio.Server | None = None
         self._mains: dict[Way, asyncio.StreamWriter] = {}
         self._channels: dict[int, list[asyncio.StreamWriter]] = {}
@@ -141,14 +141,14 @@ class Proxy:
 
     # -- rules
 
-    def rule(self, message_type: type, rule: Rule) -> None:
-        """From now on."""
-        self._rules[message_type] = rule
+    def rule(self, message_type: type, rule: Rule, *, way: Way | None = None) -> None:
+        """From now on, for messages of this type, of one way if both have it."""
+        self._rules[way, message_type] = rule
 
     def hold(self, way: Way, message_type: type) -> Held:
         """Hold messages of this type back."""
         held = Held(self, way)
-        self._rules[message_type] = held
+        self.rule(message_type, held, way=way)
         return held
 
     def inject(self, way: Way, message: m.Message) -> None:
@@ -272,7 +272,8 @@ class Proxy:
                     self._mains, self._cut = ways, False
                 self.questions += isinstance(message, m.AskOutcome)
                 self.seen.append(Seen(way, message, time.monotonic()))
-                for each in self._rules.get(type(message), lambda same: (same,))(message):
+                rule = self._rules.get((way, type(message))) or self._rules.get((None, type(message)))
+                for each in (message,) if rule is None else rule(message):
                     if isinstance(each, Cut):
                         self.refusing = each is Cut.AND_REFUSE
                         self.cut_main()

@@ -123,10 +123,10 @@ class RemoteDestination:
             lambda: any(all(word in line for word in words) for line in self.logs), f"a log line with {words}"
         )
 
-    def let_start(self) -> None:
-        """Let an owner that waits start."""
+    def order(self, what: str) -> None:
+        """`go on` (to an owner that waits), `cancel`, or `cancel the task`."""
         assert self._writer is not None
-        self._writer.write(b"go on\n")
+        self._writer.write(what.encode() + b"\n")
 
     def kill(self) -> None:
         """Kill its process: nothing more is heard of it."""

@@ -62,6 +62,14 @@ def test_what_does_not_shrink_travels_plain(codec: Codec, data: bytes) -> None:
     assert codec.encode([data], len(data)) is None
 
 
+def test_equal_length_is_not_smaller(codec: Codec) -> None:
+    """An encoding that takes exactly the length does not shrink; one byte less does."""
+    encoded = codec.encode([TEXT], len(TEXT))
+    assert encoded is not None
+    assert codec.encode([TEXT], len(encoded)) is None
+    assert codec.encode([TEXT], len(encoded) + 1) == encoded
+
+
 def test_encodes_a_copy(codec: Codec) -> None:
     """What is written to the buffers after `encode` does not show in what it returned."""
     live = bytearray(TEXT)

@@ -30,7 +30,7 @@ D = DestinationState
     ("state", "seconds", "words"),
     [
         (D.HELLO, None, ""),
-        (D.INVENTORY, limits.VERDICT_DEADLINE_S, "INVENTORY"),
+        (D.INVENTORY, limits.HELLO_DEADLINE_S, "the source's INVENTORY"),
         (D.ATTACH, limits.ATTACH_DEADLINE_S, "data channels"),
         (D.PRECOPY, limits.SILENCE_DEADLINE_S, "send anything"),
         (D.STOP_COPY, limits.SILENCE_DEADLINE_S, "send anything"),
@@ -57,6 +57,19 @@ def test_every_wait_has_its_deadline(state: D, seconds: float | None, words: str
     assert isinstance(pair.destination_end.error, DeadlineError)
     assert words in str(pair.destination_end.error)
     assert isinstance(pair.destination_said[-1], m.Aborted)
+
+
+def test_the_decision_has_a_deadline_of_its_own() -> None:
+    """Once INVENTORY is whole a provider or a device has `VERDICT_DEADLINE_S` to say what it thinks of it."""
+    pair = destination_in(D.INVENTORY)
+    pair.run(lambda p: any(isinstance(action, a.Decide) for action in p.destination_did))
+    pair.destination.handle_timer(pair.now + limits.HELLO_DEADLINE_S)
+    assert pair.destination.visited[-1:] == [D.INVENTORY]
+    pair.destination.handle_timer(pair.now + limits.VERDICT_DEADLINE_S)
+    pair.poll()
+    assert pair.destination.visited[-1:] == [D.ABORTED]
+    assert pair.destination_end is not None
+    assert "the decision on what is offered" in str(pair.destination_end.error)
 
 
 def test_whatever_arrives_ends_the_silence() -> None:
@@ -111,7 +124,7 @@ def test_nothing_that_a_source_says_after_commit_stops_the_start(message: m.Mess
     """A message in STARTING is a protocol error, and changes nothing: aborting now could have both owners run."""
     pair = destination_in(D.STARTING)
     pair.tell_destination(message)
-    assert isinstance(pair.errors[-1], RemoteProtocolError)
+    assert isinstance(pair.errors[-1][1], RemoteProtocolError)
     pair.do_held(a.StartOwner)
     pair.run()
     assert pair.destination.visited == IN_ORDER

@@ -207,7 +207,7 @@ def test_every_settled_slot_begins_the_stall_anew() -> None:
         (S.HELLO, limits.HELLO_DEADLINE_S, "HELLO"),
         (S.INVENTORY, limits.VERDICT_DEADLINE_S, "VERDICT"),
         (S.ATTACH, limits.ATTACH_DEADLINE_S, "data channels"),
-        (S.SWITCHING, limits.OWNER_DEADLINE_S, "the owner to stop"),
+        (S.SWITCHING, limits.SWITCHING_DEADLINE_S, "the owner to stop"),
         (S.LOADING, limits.LOADED_DEADLINE_S, "LOADED"),
     ],
 )
