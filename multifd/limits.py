@@ -76,5 +76,5 @@ PROGRESS_MAX = 64  # snapshots that a slow reader of progress can be behind; old
 
 SLOT_BYTES = 512 * KIB  # sits in L2 while it is hashed, scanned and sent
 ITEM_BYTES = 4 * MIB  # what the scheduler hands over at once: 8 slots, so that a hand-over costs 1/8 a slot
-SLOT_EXTENTS = 128  # extents that we put into a slot: 512 KiB of lone 4 KiB pages; more gained nothing
+SLOT_EXTENTS = 128  # extents that we put into a slot: 512 KiB of lone 4 KiB pages, as SLOT_BYTES; others not tried
 ZERO_ITEM_COST_BYTES = 16 * KIB  # what an item of zero extents counts for in fair shares: about its meta

@@ -1,11 +1,9 @@
-"""Codecs by name and by number. Knows no slots, kinds or channels. Called by the channels' threads at their start.
+"""Codecs by name. Knows no slots, kinds or channels. Called by the channels' threads at their start.
 
 Codec `none`, number 1, has no object: such payload goes from and to the state's own memory and is never touched.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterable
 
 from multifd.codec.interface import Codec
 from multifd.codec.lz4 import Lz4Codec
@@ -17,15 +15,9 @@ CODECS: dict[str, type[Codec]] = {codec.name: codec for codec in (ZstdCodec, Lz4
 
 
 def create(name: str) -> Codec | None:
-    """An encoder for one channel's thread; None for `none`. Raises `ValueError` for a name that is not known."""
+    """A codec for one channel's thread; None for `none`. Raises `ValueError` for a name that is not known."""
     if name == NONE:
         return None
     if name not in CODECS:
         raise ValueError(f"no codec {name!r}; there are {', '.join((NONE, *CODECS))}")
     return CODECS[name]()
-
-
-def create_decoders(names: Iterable[str]) -> dict[int, Codec]:
-    """Decoders for one channel's thread by their number on the wire, as `create` makes them; `none` has none."""
-    made = (create(name) for name in names)
-    return {codec.number: codec for codec in made if codec is not None}

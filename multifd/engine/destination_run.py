@@ -32,6 +32,7 @@ from multifd.memory import Block
 from multifd.messages import EXPLICIT_SWITCHOVER
 from multifd.session import actions as a
 from multifd.session.destination import DestinationPlan, DestinationSession
+from multifd.session.handshake import fit_text
 from multifd.session.states import DestinationState
 from multifd.slot import SlotKind
 from multifd.stats import Progress
@@ -295,7 +296,7 @@ class DestinationRun:
     def _finished(self, action: a.Finished) -> None:
         self.error = action.error
         if self._opened and self.session.state is not DestinationState.STARTED:
-            self._listener.decide(self.session.session, m.Fate.ABORTED, str(action.error)[:1000])
+            self._listener.decide(self.session.session, m.Fate.ABORTED, fit_text(str(action.error)))
         self.decided.set()
         self._ended.set()
 

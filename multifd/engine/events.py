@@ -25,7 +25,9 @@ class EventQueue(Generic[Event]):
         self._failed = failed
         self._mailbox: Mailbox[Event] = Mailbox(limits.EVENTS_MAX, self.wake)
         self._awake = False
+        self._closed = False
         self._next_hint = 0.0
+        self._look_again: asyncio.TimerHandle | None = None
         self.urgent = False
         """*loop* sets it while somebody waits for the counters: every hint then wakes the handler at once."""
 
@@ -54,7 +56,8 @@ class EventQueue(Generic[Event]):
         """*worker*: a counter that the handler reads has moved. Wakes it at most once in `SETTLED_DELAY_S`, unless it
         is urgent.
 
-        At 20 000 slots a second a wake-up for each would cost as much as moving them.
+        At 20 000 slots a second a wake-up for each would cost as much as moving them. What a hint that woke nobody was
+        about is looked at when the delay is over.
         """
         if not self.urgent:
             now = time.monotonic()
@@ -69,10 +72,22 @@ class EventQueue(Generic[Event]):
 
     def close(self) -> None:
         """*loop*: nothing is handled after this."""
+        self._closed = True
+        if self._look_again is not None:
+            self._look_again.cancel()
         self._mailbox.close(drop=True)
 
+    def _handle_again(self) -> None:
+        self._look_again = None
+        self._handle()
+
     def _handle(self) -> None:
+        if self._closed:
+            return
         self._awake = False
+        left_s = self._next_hint - time.monotonic()
+        if left_s > 0 and self._look_again is None:
+            self._look_again = self._loop.call_later(left_s, self._handle_again)
         try:
             self._handler()
         except Exception as error:

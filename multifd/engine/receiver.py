@@ -14,7 +14,7 @@ from multifd.codec import create
 from multifd.codec.interface import Codec
 from multifd.engine.events import EventQueue
 from multifd.engine.transport import DataSocket
-from multifd.errors import MultifdError, RemoteProtocolError, TransportError
+from multifd.errors import LocalProtocolError, MultifdError, RemoteProtocolError, TransportError
 from multifd.slot import SlotKind, SlotTally
 from multifd.wire.slots import HEADER_BYTES, SlotHeader, payload_checksum, read_slot
 
@@ -128,6 +128,9 @@ class ChannelReceiver:
         if kind is None:
             raise RemoteProtocolError("slot.kind", f"one of {sorted(self._kinds)}", header.kind)
         self._target = kind.place(header.owner, meta, header.length)
+        placed = sum(len(each) for each in self._target)
+        if placed != header.length:  # a bug of the kind's: going on would break the framing, and blame the source
+            raise LocalProtocolError(f"{kind.name}.place", f"views of {header.length} bytes in all", placed)
         return self._target if header.codec == 1 else (self._encoded[: header.payload_length],)
 
     def _settle(self, header: SlotHeader, meta: bytes, buffers: Sequence[memoryview]) -> None:

@@ -53,6 +53,8 @@ class DeviceSaver:
         self.device = device
         self._events = events
         self._worker = DeviceWorker(device.name)
+        # loop's
+        self._started = False
         # worker's; read by the loop
         self.pending = Pending(None, None, None)
         self.initial_saved = False
@@ -60,10 +62,13 @@ class DeviceSaver:
         self.bytes = 0
         # worker's
         self._epoch = 1
-        self._initial_wanted = False
+        self._wanted_epoch: int | None = None
+        """The initial phase is to be saved under this one, once the pass that is running has ended."""
         self._rearm_told = False
         self._pausing = False
         self._state = DeviceState.RUNNING
+        self._moved = False
+        """A state was asked for, whatever came of it."""
         self._granted = 0
         self._used = 0
         self._changed = asyncio.Event()
@@ -72,6 +77,7 @@ class DeviceSaver:
 
     def start(self) -> None:
         """Begin the worker."""
+        self._started = True
         self._worker.start()
 
     def grant(self, total: int) -> None:
@@ -99,9 +105,9 @@ class DeviceSaver:
         await self._worker.submit(self._guarded(self._stop_copy()))
 
     @property
-    def device_moved(self) -> bool:
-        """Whether the device is in any other state than the one it was found in."""
-        return self._state is not DeviceState.RUNNING
+    def started(self) -> bool:
+        """Whether the device may have been touched."""
+        return self._started
 
     async def resume(self) -> None:
         """The migration is called off: whatever is being saved is dropped, and the device runs on. Raises
@@ -120,8 +126,7 @@ class DeviceSaver:
         self._changed.set()
 
     def _want_initial(self, epoch: int) -> None:
-        self._epoch = epoch
-        self._initial_wanted = True
+        self._wanted_epoch = epoch
         self.initial_saved = False
         self._go_on()
 
@@ -142,7 +147,8 @@ class DeviceSaver:
             if task is not None:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
-        await self._set_state(DeviceState.RUNNING)
+        if self._moved:
+            await self._set_state(DeviceState.RUNNING)
 
     async def _ask(self) -> bool:
         self.pending = self.device.pending()
@@ -154,13 +160,13 @@ class DeviceSaver:
             await self._set_state(DeviceState.PRE_COPY)
         while not self._pausing:
             self._changed.clear()
-            if self._initial_wanted:
-                self._initial_wanted = False
+            if self._wanted_epoch is not None:
+                self._epoch, self._wanted_epoch = self._wanted_epoch, None
                 await self._pass(Phase.INITIAL)
-                self.initial_saved = True
+                self.initial_saved = self._wanted_epoch is None
                 self._rearm_told = False
             self.pending = self.device.pending()
-            if self.pending.initial and not self._initial_wanted:
+            if self.pending.initial and self._wanted_epoch is None:
                 self._tell_rearmed()
             elif self.pending.dirty != 0 and not self._pausing:
                 await self._pass(Phase.LIVE)
@@ -195,7 +201,8 @@ class DeviceSaver:
         await self._emit(b"" if held is None else held, phase, last=True)
 
     async def _emit(self, data: Buffer, phase: Phase, *, last: bool) -> None:
-        length = memoryview(data).nbytes
+        data = memoryview(data).cast("B")  # of an array of anything
+        length = len(data)
         if length > limits.CHUNK_BYTES_MAX:
             raise DeviceError(self.device.name, f"saved a chunk of {length} bytes; at most {limits.CHUNK_BYTES_MAX}")
         cost = chunk_cost(length)
@@ -209,6 +216,7 @@ class DeviceSaver:
         self._events.post(ChunkSaved(self.number, chunk_slot(self.number, meta, data)))
 
     async def _set_state(self, state: DeviceState) -> None:
+        self._moved = True
         await self.device.set_state(state)
         self._state = state
 

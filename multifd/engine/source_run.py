@@ -427,7 +427,7 @@ class SourceRun:
             return
         self._resumed = True
         for saver in self.savers:
-            if saver.device_moved:
+            if saver.started:
                 try:
                     await self._within(saver.resume(), f"device {saver.device.name} to run again")
                 except MultifdError as error:

@@ -20,7 +20,7 @@ _MASK, _RETURN = 9, 11
 _CLEAR = 1  # PM_SCAN_WP_MATCHING: write-protect what is reported
 _CHECK = 2  # PM_SCAN_CHECK_WPASYNC: fail if part of the range is not registered
 _REGISTERED, _WRITTEN = 1 << 0, 1 << 1  # categories of pages
-_REGIONS = 65536  # 1.5 MiB of results a call: the 12 ms of a fully dirty, fully scattered GiB take four
+_REGIONS = 65536  # 1.5 MiB of results a call: a GiB of which every other page is dirty takes two
 
 
 class PageMap:

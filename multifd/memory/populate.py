@@ -14,7 +14,7 @@ from multifd.memory.mappings import huge_bytes
 _HUGE_PAGE = 2 * MIB
 _MADV_HUGEPAGE = 14
 _MADV_POPULATE_WRITE = 23  # Linux 5.14; no constant in Python 3.11
-_STEP = 64 * MIB  # a few milliseconds a call, so that a signal is seen in between
+_STEP = 64 * MIB  # so that no call lasts long: a signal is seen in between
 
 
 def allocate(length: int) -> mmap.mmap:
@@ -38,8 +38,8 @@ def populate(buffer: Any) -> str:
     """Have all of `buffer`'s pages in memory, huge ones if the kernel gives them. Never changes contents, and never
     fails.
 
-    Returns what it got, in words: "huge pages, 2 MiB", "4 KiB pages", or "not populated: " and the reason. Blocks
-    (about 4 to 25 GB/s); releases the GIL.
+    Returns what it got, in words: "huge pages, 2 MiB", "4 KiB pages", or "not populated: " and the reason. Blocks,
+    for seconds a GiB where the host has to find the memory first; releases the GIL.
     """
     try:
         view = flat(buffer)

@@ -1,4 +1,4 @@
-"""Finding pages that are zero. Three probes a page tell nearly all others at 1/200 of the memory traffic; only suspects
+"""Finding pages that are zero. Three probes a page tell nearly all others at 1/20 of the memory traffic; only suspects
 are read whole.
 
 Numbers per 512 KiB of 4 KiB pages, hot: probes 2 us, all of it as one maximum 4 us, a maximum per page 9 us.

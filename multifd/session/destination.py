@@ -243,7 +243,7 @@ class DestinationSession:
             handshake.choose_version(self.plan.versions, hello.versions)
             handshake.check_features(hello.features, self.plan.features)
         except RefusedError as error:
-            self._send(m.Aborted(error.refusals[0].code, str(error)[: limits.TEXT_BYTES_MAX // 4]))
+            self._send(m.Aborted(error.refusals[0].code, handshake.fit_text(str(error))))
             self._finish(DestinationState.REFUSED, error, now)
             return
         self.features = hello.features
@@ -339,7 +339,7 @@ class DestinationSession:
             self._send(m.Settled(counts))
 
     def _abort(self, error: MultifdError, now: float) -> None:
-        self._send(m.Aborted(error.code, str(error)[: limits.TEXT_BYTES_MAX // 4]))
+        self._send(m.Aborted(error.code, handshake.fit_text(str(error))))
         self._finish(DestinationState.ABORTED, error, now)
 
     def _finish(self, state: DestinationState, error: MultifdError | None, now: float) -> None:

@@ -199,8 +199,8 @@ def fit_refusals(refusals: Iterable[Refusal]) -> tuple[Refusal, ...]:
     fitting: list[Refusal] = []
     left = PAGE_BYTES_MAX
     for refusal in refusals:
-        name = _cut(refusal.name, limits.NAME_BYTES_MAX)
-        cause = _cut(refusal.cause, limits.TEXT_BYTES_MAX)
+        name = fit_text(refusal.name, limits.NAME_BYTES_MAX)
+        cause = fit_text(refusal.cause)
         left -= REFUSAL_BYTES + len(name.encode()) + len(cause.encode())
         if left < 0 or len(fitting) >= limits.ITEMS_MAX:
             break
@@ -208,8 +208,9 @@ def fit_refusals(refusals: Iterable[Refusal]) -> tuple[Refusal, ...]:
     return tuple(fitting)
 
 
-def _cut(text: str, bytes_max: int) -> str:
-    encoded = text.encode()
+def fit_text(text: str, bytes_max: int = limits.TEXT_BYTES_MAX) -> str:
+    """A text as the wire takes it: what UTF-8 can't say (a file name's odd bytes) replaced, and cut to its bound."""
+    encoded = text.encode(errors="replace")
     if len(encoded) <= bytes_max:
-        return text
+        return encoded.decode()
     return encoded[: bytes_max - 3].decode(errors="ignore") + "..."

@@ -460,7 +460,7 @@ class SourceSession:
 
     def _call_off(self, state: SourceState, error: MultifdError, now: float) -> None:
         """Before COMMIT: tell the destination, and go on here."""
-        self._send(m.Cancel(error.code, str(error)[: limits.TEXT_BYTES_MAX // 4]))
+        self._send(m.Cancel(error.code, handshake.fit_text(str(error))))
         if self._owner_stopped:
             self._actions.append(a.StartOwner())
         self._finish(state, error, now)

@@ -128,7 +128,7 @@ def read_slot(
     header = parse_header(header_buffer)
     if header.codec != CODEC_NONE and header.codec not in codecs:
         raise RemoteProtocolError(
-            "slot.codec", f"one that was negotiated: {[CODEC_NONE, *sorted(codecs)]}", header.codec
+            "slot.codec", f"one that was negotiated: {sorted({CODEC_NONE, *codecs})}", header.codec
         )
     meta = b""
     if header.meta_length:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
-import os
-import threading
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from harness.leftovers import left_over, left_since
 from harness.remote import DestinationHost
 
 
@@ -23,26 +21,8 @@ def host() -> Iterator[DestinationHost]:
 @pytest.fixture
 async def nothing_left() -> AsyncIterator[None]:
     """Fail a test that leaves a thread of the library, a socket or a task behind."""
-    before = _left_over()
+    before = left_over()
     yield
     gc.collect()  # what was not closed says so now, and not in a later test
-    pause_s = 0.01
-    for _ in range(100):
-        if not _left_over() - before:
-            return
-        await asyncio.sleep(pause_s)
-    pytest.fail(f"left behind: {sorted(_left_over() - before)}")
-
-
-def _left_over() -> set[str]:
-    threads = {f"thread {thread.name}" for thread in threading.enumerate() if thread.name.startswith("multifd-")}
-    sockets = {name for fd in os.listdir("/proc/self/fd") if (name := _target(fd)).startswith("socket:")}
-    tasks = {repr(task) for task in asyncio.all_tasks() - {asyncio.current_task()}}
-    return threads | sockets | tasks
-
-
-def _target(fd: str) -> str:
-    try:
-        return os.readlink(f"/proc/self/fd/{fd}")
-    except FileNotFoundError:  # it was the one that listed them
-        return ""
+    left = await left_since(before)
+    assert not left

@@ -1,4 +1,7 @@
-"""Calling a migration off in every state, at either end and in every way that asyncio knows: before COMMIT the source runs on, after it nothing changes."""
+"""Calling a migration off in every state, at either end, in every way that asyncio knows.
+
+Before COMMIT the source runs on; after it nothing changes.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,10 @@ import asyncio
 import pytest
 from harness import stages
 from harness.migration import Migration, Setup, bounded, migration
+from harness.proxy import Way
 from harness.ready_scripts import device
 from harness.remote import DestinationHost
-from harness.stages import BEFORE_COMMIT, WITH_STATE, Stage
+from harness.stages import BEFORE_COMMIT, WITH_STATE, Stage, stage_name
 
 from multifd import Outcome
 from multifd import messages as m
@@ -18,10 +22,6 @@ from multifd.session.states import SourceState
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("nothing_left")]
 SETUP = Setup(here={"x": device()})
-
-
-def stage_name(stage: Stage) -> str:
-    return stage.__name__
 
 
 async def check_told(it: Migration, stage: Stage, words: str) -> None:
@@ -66,7 +66,7 @@ async def test_cancel_while_it_connects(host: DestinationHost) -> None:
     """A source that is called off before it is connected says nothing at all."""
     async with migration(host, SETUP) as it:
         await it.begin()
-        while not it.source.cancel("too early"):
+        while not it.source.cancel("too early"):  # noqa: ASYNC110 - until there is something to cancel
             await asyncio.sleep(0)
         report = await it.report()
         assert report.outcome is Outcome.CANCELLED
@@ -78,7 +78,7 @@ async def test_cancel_while_it_connects(host: DestinationHost) -> None:
 async def test_too_late_to_cancel(host: DestinationHost) -> None:
     """`Source.cancel` after COMMIT changes nothing and says so."""
     async with migration(host, SETUP) as it:
-        held = it.proxy.hold(stages.Way.TO_SOURCE, m.Started)
+        held = it.proxy.hold(Way.TO_SOURCE, m.Started)
         await it.begin()
         await it.proxy.saw(m.Started)
         await it.reached("committed")
@@ -90,9 +90,7 @@ async def test_too_late_to_cancel(host: DestinationHost) -> None:
 
 @pytest.mark.parametrize("times", [1, 3])
 @bounded
-async def test_too_late_to_cancel_the_task(
-    host: DestinationHost, times: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_too_late_to_cancel_the_task(host: DestinationHost, times: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cancelling the task after COMMIT, however often, waits until it is known which side runs, and only one does."""
     words = machine._WAITS[SourceState.COMMITTED][1]
     monkeypatch.setitem(machine._WAITS, SourceState.COMMITTED, (0.5, words))

@@ -1,9 +1,6 @@
-"""Messages and answers that never come, on connections that live: every wait has an end, and says what was waited for."""
+"""Messages and answers that never come, on connections that live: every wait ends, and says what was waited for."""
 
 from __future__ import annotations
-
-import asyncio
-from collections.abc import Callable
 
 import pytest
 from harness import stages
@@ -59,7 +56,7 @@ async def test_source_waits_no_longer(
 )
 @bounded
 async def test_destination_waits_no_longer(host: DestinationHost, message_type: type, state: str, words: str) -> None:
-    """A message that the source sent and that is lost is missed by the destination, which tells the source why it gave up."""
+    """A message of the source that is lost is missed by the destination, which tells the source why it gave up."""
     async with migration(host, Setup(here=X, waits_there={state: 0.3})) as it:
         it.proxy.rule(message_type, drop)
         await it.begin()

@@ -1,4 +1,4 @@
-"""Migrations that go wrong, between two processes: the cause is told at both ends, and the source runs on as if nothing had been."""
+"""Migrations that go wrong: the cause is told at both ends, and the source runs on as if nothing had been."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
+from harness import stages
 from harness.devices import GatedDevice
-from harness.migration import Migration, Setup, bounded, migration
-from harness.proxy import Way
+from harness.migration import CHUNK_KIND, RAM_KIND, Migration, Setup, bounded, migration
 from harness.ready_scripts import device
 from harness.remote import DestinationHost
+from harness.stages import Stage, stage_name
 
-from multifd import Outcome, Phase, Report, SourceOptions, limits
+from multifd import Outcome, Report, SourceOptions, limits
 from multifd import messages as m
+from multifd.device import DeviceState
 from multifd.device.emulated_options import Step
 from multifd.limits import KIB
 from multifd.wire.slots import SlotHeader
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("nothing_left")]
-RAM, CHUNK = 1, 3
-"""Numbers of kinds in the source's INVENTORY: ram, zero, device-chunk."""
 
 
 @bounded
@@ -55,34 +55,12 @@ async def test_owner_that_cannot_start_there(host: DestinationHost) -> None:
         assert len(it.owner.spells.all) == 2
 
 
-async def in_precopy(it: Migration) -> None:
-    """Begin, and stay in precopy."""
-    it.proxy.hold(Way.TO_SOURCE, m.SwitchoverReady)
-    await it.begin()
-    await it.proxy.saw(m.SwitchoverReady)
-    await it.proxy.saw(m.SyncDone)
+STAGES = [stages.precopy, stages.stop_copy, stages.loading]
 
 
-async def in_stop_copy(it: Migration) -> None:
-    """Begin, and stay in stop-copy."""
-    it.replace_device(GatedDevice("x", it.setup.here["x"], phase=Phase.STOP_COPY))
-    await it.begin()
-    await it.reached("stop-copy")
-
-
-async def in_loading(it: Migration) -> None:
-    """Begin, and hold LOADED back."""
-    it.proxy.hold(Way.TO_SOURCE, m.Loaded)
-    await it.begin()
-    await it.proxy.saw(m.Loaded)
-
-
-STAGES = [in_precopy, in_stop_copy, in_loading]
-
-
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", STAGES, ids=stage_name)
 @bounded
-async def test_destination_killed(host: DestinationHost, stage: Callable[[Migration], asyncio.Future[None]]) -> None:
+async def test_destination_killed(host: DestinationHost, stage: Stage) -> None:
     """A destination that is killed before COMMIT fails the migration, and the source runs on."""
     async with migration(host, Setup(here={"x": device()})) as it:
         await stage(it)
@@ -93,9 +71,9 @@ async def test_destination_killed(host: DestinationHost, stage: Callable[[Migrat
         await it.check_runs_on()
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", STAGES, ids=stage_name)
 @bounded
-async def test_main_cut(host: DestinationHost, stage: Callable[[Migration], asyncio.Future[None]]) -> None:
+async def test_main_cut(host: DestinationHost, stage: Stage) -> None:
     """Losing main before COMMIT is a failure at both ends, and nobody asks for the outcome."""
     async with migration(host, Setup(here={"x": device()})) as it:
         await stage(it)
@@ -108,9 +86,9 @@ async def test_main_cut(host: DestinationHost, stage: Callable[[Migration], asyn
         await it.check_aborted_there("main connection")
 
 
-@pytest.mark.parametrize("stage", STAGES[:2])
+@pytest.mark.parametrize("stage", STAGES[:2], ids=stage_name)
 @bounded
-async def test_channel_cut(host: DestinationHost, stage: Callable[[Migration], asyncio.Future[None]]) -> None:
+async def test_channel_cut(host: DestinationHost, stage: Stage) -> None:
     """Losing a data channel is a failure that names the channel at both ends."""
     async with migration(host, Setup(here={"x": device()})) as it:
         await stage(it)
@@ -120,6 +98,46 @@ async def test_channel_cut(host: DestinationHost, stage: Callable[[Migration], a
         assert "channel 2" in report.cause
         await it.check_runs_on()
         await it.check_aborted_there("channel 2")
+
+
+@bounded
+async def test_no_data_channel_can_be_opened(host: DestinationHost) -> None:
+    """A destination that can't be reached any more after its VERDICT is a failure that says so."""
+    async with migration(host, Setup(here={"x": device()})) as it:
+
+        def stop_listening(verdict: m.Message) -> tuple[m.Message]:
+            it.proxy.stop_listening()
+            return (verdict,)
+
+        it.proxy.rule(m.Verdict, stop_listening)
+        await it.begin()
+        report = await it.report()
+        assert report.outcome is Outcome.FAILED
+        assert "can't connect" in report.cause
+        await it.check_runs_on()
+        await it.destination.logged("can't connect")
+
+
+@bounded
+async def test_device_that_runs_again_is_left_alone(host: DestinationHost) -> None:
+    """A device that was saving when the migration failed saves no more, and stays in RUNNING, once it runs again."""
+    async with migration(host, Setup(here={"x": device()})) as it:
+        await stages.stop_copy(it)
+        x = it.devices["x"]
+        assert isinstance(x, GatedDevice)
+        saved = x.saved_bytes
+
+        async def go_on() -> None:
+            assert x.state is DeviceState.RUNNING
+            x.gate.set()
+            pause_s = 0.03  # long against what a device that goes on would take to end its phase
+            await asyncio.sleep(pause_s)
+
+        it.owner.at_start = go_on
+        it.proxy.cut_main()
+        assert (await it.report()).outcome is Outcome.FAILED
+        assert x.saved_bytes == saved
+        await it.check_runs_on()
 
 
 # -- corruption --------------------------------------------------------------------------------------------------------
@@ -158,7 +176,7 @@ async def test_mismatch_of_live_memory(host: DestinationHost) -> None:
         assert report.rounds >= 2
 
 
-@pytest.mark.parametrize("kind", [RAM, CHUNK])
+@pytest.mark.parametrize("kind", [RAM_KIND, CHUNK_KIND])
 @bounded
 async def test_corruption_that_is_repaired(host: DestinationHost, kind: int) -> None:
     """A slot that nobody writes to and that changed on its way is sent again, once, and the migration completes."""
@@ -169,7 +187,7 @@ async def test_corruption_that_is_repaired(host: DestinationHost, kind: int) -> 
         assert it.proxy.count(m.Resend) == 1 + report.mismatches
 
 
-@pytest.mark.parametrize("kind", [RAM, CHUNK])
+@pytest.mark.parametrize("kind", [RAM_KIND, CHUNK_KIND])
 @bounded
 async def test_corruption_that_stays(host: DestinationHost, kind: int) -> None:
     """A link that spoils every slot after the stop, or every chunk, is given up after a bounded number of repairs."""
@@ -185,6 +203,11 @@ async def test_corruption_that_stays(host: DestinationHost, kind: int) -> None:
 # -- several devices ---------------------------------------------------------------------------------------------------
 
 
+def ready_devices(it: Migration) -> list[int]:
+    """Numbers of devices that said so, as they did."""
+    return [status.device for status in it.proxy.of(m.DeviceStatus) if status.ready]
+
+
 @bounded
 async def test_one_slow_load_holds_up_nobody(host: DestinationHost) -> None:
     """Of eight devices one does not load at all, with more data than its credit: memory and all others get on."""
@@ -194,8 +217,8 @@ async def test_one_slow_load_holds_up_nobody(host: DestinationHost) -> None:
     setup = Setup(here=here, there=there, options_there={"device_credit": 64 * KIB}, options=SourceOptions(channels=2))
     async with migration(host, setup) as it:
         await it.begin()
-        for number in {*range(1, 9)} - {4}:
-            await it.proxy.saw(m.DeviceStatus, where=lambda status, number=number: status.device == number and status.ready)
+        others = {*range(1, 9)} - {4}
+        await it.proxy.until(lambda: set(ready_devices(it)) == others, "all other devices to be ready")
         rounds = it.proxy.count(m.SyncDone)
         await it.proxy.saw(m.SyncDone, times=rounds + 2)
         slow = [status for status in it.proxy.of(m.DeviceStatus) if status.device == 4]
@@ -217,5 +240,5 @@ async def test_eight_devices_complete(host: DestinationHost) -> None:
         report = await it.report()
         assert report.outcome is Outcome.COMPLETED, report.cause
         await it.check_completed()
-        ready = [status.device for status in it.proxy.of(m.DeviceStatus) if status.ready]
+        ready = ready_devices(it)
         assert set(ready[: ready.index(4)]) == {*range(1, 9)} - {4}, "the slow one was not the last to be ready"

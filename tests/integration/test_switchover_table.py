@@ -1,6 +1,7 @@
-"""Explicit switchover and the end of a migration, as one table of what each side is like, what happens, and what comes of it.
+"""Explicit switchover and the end of a migration, as one table: what each side is like, and what comes of it.
 
-Every row is a migration between two processes over real sockets, with somebody in between (harness/proxy.py) where the row needs it.
+Every row is a migration between two processes over real sockets, with somebody in between (harness/proxy.py) who does
+what the row needs.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ import pytest
 from harness import end_scripts as end
 from harness import ready_scripts as ready
 from harness.migration import Setup, migration
-from harness.proxy import cut_after, cut_before, cut_off_after, cut_off_before, drop
+from harness.proxy import cut_after, cut_before, cut_off_after, cut_off_before, drop, twice
 from harness.ready_scripts import READY_OF, Script, device, run_through
 from harness.remote import DestinationHost
 
 from multifd import GiveUp, OnRearm, Outcome, SourceOptions, limits
 from multifd import messages as m
 from multifd.device.emulated_options import Step
+from multifd.errors import Code
 from multifd.session import source as machine
 from multifd.session.states import SourceState
 
@@ -32,7 +34,7 @@ COMPLETED, FAILED, REFUSED = Outcome.COMPLETED, Outcome.FAILED, Outcome.REFUSED
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """`source` and `destination` in words, `then` what comes of it; `cause` are words of the source's report, `there` of the destination's."""
+    """`source` and `destination` in words, `then` what comes of it."""
 
     source: str
     destination: str
@@ -41,6 +43,7 @@ class Row:
     script: Script = run_through
     outcome: Outcome = COMPLETED
     cause: tuple[str, ...] = ()
+    """Words of the source's cause."""
     there: tuple[str, ...] | None = None
     """Words of the destination's cause; None if it does not fail, or was killed."""
     waits: Mapping[str, float] = field(default_factory=dict)
@@ -66,7 +69,7 @@ NEGOTIATION = [
         setup=Setup(here={"x": X, "y": PLAIN}, there={"x": X, "y": X}), script=ready.only_x_takes_part,
     ),
     Row(
-        source="X and Y, only X explicit", destination="Y's set-up hangs", then="switches without Y, and LOADED never comes",
+        source="X and Y, only X explicit", destination="Y's set-up hangs", then="switches, and LOADED never comes",
         setup=Setup(here={"x": X, "y": PLAIN}, there={"x": X, "y": device(hang_at=Step.SET_UP)}),
         script=ready.only_x_takes_part, outcome=FAILED, cause=("finish loading",), there=("finish loading",),
         waits={"loading": 0.3},
@@ -124,6 +127,20 @@ REARMS = [
         setup=Setup(here={"x": device(rearm_at_stop=1)}), script=ready.returned_once,
     ),
     Row(
+        source="X re-arms in the stop, Y gets dirty", destination="", then="Y has live passes after the return",
+        setup=Setup(here={"x": device(rearm_at_stop=1), "y": device(dirty_bytes_per_s=1e6)}),
+        script=ready.others_go_on_after_a_return,
+    ),
+    Row(
+        source="X, not explicit, re-arms in the stop", destination="", then="goes back to precopy, waits for nobody",
+        setup=Setup(here={"x": device(rearm_at_stop=1, explicit_switchover=False)}), script=ready.no_ready_is_sent,
+    ),
+    Row(
+        source="X re-arms in stop-copy", destination="", then="fails",
+        setup=Setup(here={"x": X}), script=ready.rearmed_in_stop_copy, outcome=FAILED,
+        cause=("device x/0 re-armed after stop-copy",), there=("x/0 re-armed",),
+    ),
+    Row(
         source="X re-arms in every stop", destination="", then="goes back so many times and no more",
         setup=Setup(here={"x": device(rearm_at_stop=99)}), outcome=FAILED,
         cause=("device x/0 re-armed", f"after {limits.SWITCHOVER_RETURNS_MAX} returns"), there=("x/0 re-armed",),
@@ -161,6 +178,13 @@ ODD_READY = [
 ]  # fmt: skip
 
 ASKS = {"committed": 0.2}
+
+
+def behind(message: m.Message) -> tuple[m.Message, ...]:
+    """CANCEL comes right behind it."""
+    return (message, m.Cancel(Code.CANCELLED, "too late"))
+
+
 ENDS = [
     Row(
         source="COMMIT is lost", destination=how, then="asks, is told ABORTED, goes on",
@@ -186,6 +210,16 @@ ENDS = [
         source="main is cut after COMMIT", destination="its owner can't start", then="asks, is told ABORTED, goes on",
         setup=Setup(here={"x": X}, owner_there="fails"), script=end.lost(m.Commit, cut_after), waits=ASKS,
         outcome=FAILED, cause=("told to fail",), there=("told to fail",),
+    ),
+    *(
+        Row(
+            source=what, destination="", then="completes all the same", waits=ASKS,
+            setup=Setup(here={"x": X}), script=end.disturbed(message_type, rule),
+        )
+        for what, message_type, rule in [
+            ("COMMIT comes twice", m.Commit, twice), ("CANCEL comes behind COMMIT", m.Commit, behind),
+            ("LOADED comes twice", m.Loaded, twice), ("STARTED comes twice", m.Started, twice),
+        ]
     ),
     Row(
         source="all links are lost with COMMIT", destination="", then="in doubt until it can ask; ABORTED",

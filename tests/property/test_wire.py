@@ -10,7 +10,7 @@ from typing import Any
 import msgpack  # type: ignore[import-untyped]
 import pytest
 import xxhash
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from multifd import messages as m
@@ -134,6 +134,7 @@ def test_strategies_cover_every_message() -> None:
     assert len(MESSAGES) == len(m.Message.__args__)
 
 
+@settings(deadline=None)
 @given(st.lists(MESSAGE, max_size=4), st.lists(st.integers(0, 2000), max_size=5))
 def test_messages_come_back(messages: list[m.Message], cuts: list[int]) -> None:
     """Any messages, written one after another and cut anywhere, come back in order."""
@@ -144,6 +145,7 @@ def test_messages_come_back(messages: list[m.Message], cuts: list[int]) -> None:
     assert read == messages
 
 
+@settings(deadline=None)
 @given(st.sampled_from(MESSAGES).flatmap(lambda strategy: strategy))
 def test_every_message_comes_back(message: m.Message) -> None:
     """Each kind of message alone, as often as any other."""
@@ -159,12 +161,14 @@ def feed_any(data: bytes) -> None:
     assert all(isinstance(message, m.Message) for message in messages)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes(data: bytes) -> None:
     """Any bytes give messages, nothing yet, or RemoteProtocolError."""
     feed_any(data)
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=1, max_size=200))
 def test_any_body(body: bytes) -> None:
     """Any body in a good frame gives a message or RemoteProtocolError."""
@@ -192,6 +196,7 @@ def packable(value: object) -> bytes | None:
 
 
 @pytest.mark.slow
+@settings(deadline=None)
 @given(st.integers(0, 25), st.dictionaries(KEYS, VALUES, max_size=8))
 def test_any_map(number: int, keys: dict[str, object]) -> None:
     """Any map of the keys that messages have, with values of any type, gives a message or RemoteProtocolError."""
@@ -201,6 +206,7 @@ def test_any_map(number: int, keys: dict[str, object]) -> None:
 
 
 @pytest.mark.slow
+@settings(deadline=None)
 @given(MESSAGE, st.data())
 def test_any_value_for_a_key(message: m.Message, data: st.DataObject) -> None:
     """A good message with one key's value replaced or left out gives a message or RemoteProtocolError."""
@@ -214,6 +220,7 @@ def test_any_value_for_a_key(message: m.Message, data: st.DataObject) -> None:
         feed_any(frame(packed))
 
 
+@settings(deadline=None)
 @given(MESSAGE, st.data())
 def test_changed_byte_of_a_frame_is_noticed(message: m.Message, data: st.DataObject) -> None:
     """A frame with one byte changed never gives a message; once as many bytes came as it asks for it is refused."""
@@ -229,6 +236,7 @@ def test_changed_byte_of_a_frame_is_noticed(message: m.Message, data: st.DataObj
         raise AssertionError("not noticed")
 
 
+@settings(deadline=None)
 @given(slots())
 def test_slots_come_back(slot: tuple[SlotHeader, bytes, bytes]) -> None:
     """Any slot that can be written is read back as it was."""
@@ -238,6 +246,7 @@ def test_slots_come_back(slot: tuple[SlotHeader, bytes, bytes]) -> None:
     assert payload_checksum([payload[:7], payload[7:]]) == header.payload_checksum
 
 
+@settings(deadline=None)
 @given(slots(), st.data())
 def test_changed_byte_of_a_slot_is_noticed(slot: tuple[SlotHeader, bytes, bytes], data: st.DataObject) -> None:
     """One changed byte of header or meta is refused, given bytes enough; one of the payload shows in its checksum."""
@@ -256,6 +265,7 @@ def test_changed_byte_of_a_slot_is_noticed(slot: tuple[SlotHeader, bytes, bytes]
         assert payload_checksum([read[2]]) != read[0].payload_checksum
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_any_bytes_as_a_slot(data: bytes) -> None:
     """Any bytes on a data channel are refused or need more: a slot by chance is out of the question."""
@@ -265,12 +275,14 @@ def test_any_bytes_as_a_slot(data: bytes) -> None:
         assert error.where.startswith("slot.")  # noqa: PT017  # needing more is right as well
 
 
+@settings(deadline=None)
 @given(CHUNK)
 def test_chunk_metas_come_back(chunk: ChunkMeta) -> None:
     """Any chunk's meta is read back as it was."""
     assert ChunkMeta.parse(chunk.pack()) == chunk
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=40) | st.binary(min_size=24, max_size=24))
 def test_any_bytes_as_a_chunk_meta(meta: bytes) -> None:
     """Any meta gives exactly one chunk that packs to the same bytes, or RemoteProtocolError."""
@@ -281,6 +293,7 @@ def test_any_bytes_as_a_chunk_meta(meta: bytes) -> None:
     assert chunk.pack() == meta
 
 
+@settings(deadline=None)
 @given(ID, ID, CHANNEL)
 def test_data_preambles_come_back(session: bytes, secret: bytes, channel: int) -> None:
     """Any data preamble is read back as it was."""
@@ -288,6 +301,7 @@ def test_data_preambles_come_back(session: bytes, secret: bytes, channel: int) -
     assert DataPreamble.parse(preamble.serialize()) == preamble
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=60) | st.binary(min_size=40, max_size=40).map(lambda rest: b"MFDP\x00\x01\x02\x00" + rest))
 def test_any_bytes_as_a_preamble(data: bytes) -> None:
     """Any bytes give a role and a preamble that writes the same bytes, or RemoteProtocolError."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from multifd.codec import create_decoders
+from multifd.codec import CODECS
 from multifd.errors import RemoteProtocolError
 from multifd.limits import META_BYTES_MAX
 from multifd.wire.chunk import ChunkMeta
@@ -68,7 +68,8 @@ def decode(header: SlotHeader, payload: bytes) -> bytes:
     if header.codec == CODEC_NONE:
         return payload
     decoded = memoryview(bytearray(header.length))
-    create_decoders(["zstd", "lz4"])[header.codec].decode(memoryview(payload), [decoded], header.length)
+    (codec,) = (codec() for codec in CODECS.values() if codec.number == header.codec)
+    codec.decode(memoryview(payload), [decoded], header.length)
     return bytes(decoded)
 
 

@@ -1,1 +1,1 @@
-"""Two processes, real sockets, and somebody in between: what the integration tests of a migration's end are made with."""
+"""Two processes, real sockets, and somebody in between: what the tests of a migration's end are made with."""

@@ -1,8 +1,9 @@
 """A process that is the destination of one migration after another; each test opens a connection to it for one job.
 
-Prints the port that it listens on for jobs, and ends when its stdin does. On a job's connection it answers the job (job.py) with lines of
-JSON: `address`, then `owner` and `log` as they happen, `end` when the migration has ended, and, once the test has said that it
-sends nothing more, `closed` with what was left behind. Meanwhile it takes orders: `go on`, `cancel`, `cancel the task`.
+Prints the port that it listens on for jobs, and ends when its stdin does. On a job's connection it answers the job
+(job.py) with lines of JSON: `address`, then `owner` and `log` as they happen, `end` when the migration has ended, and,
+once the test has said that it sends nothing more, `closed` with what was left behind. Meanwhile it takes orders:
+`go on`, `cancel`, `cancel the task`.
 """
 
 from __future__ import annotations
@@ -11,9 +12,7 @@ import asyncio
 import contextlib
 import json
 import logging
-import os
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,8 @@ from multifd.session.states import DestinationState
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from harness.job import BLOCK, Job, Spells, make_devices  # noqa: E402 - the path comes first
+from harness.job import BLOCK, Job, Spells, make_devices
+from harness.leftovers import left_over, left_since
 
 
 class Line:
@@ -84,8 +84,7 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
             await receive(job, reader, line)
     finally:
         logging.getLogger("multifd").removeHandler(log)
-        await settled(before)
-        line.tell("closed", left=[each for each in left_over() if each not in before])
+        line.tell("closed", left=await left_since(before))
         await writer.drain()
         writer.close()
 
@@ -156,29 +155,6 @@ def patched(job: Job) -> Iterator[None]:
         for name, value in old_limits.items():
             setattr(limits, name, value)
         waits.update(old_waits)
-
-
-def left_over() -> list[str]:
-    """Threads of the library, sockets and tasks of this process."""
-    threads = [thread.name for thread in threading.enumerate() if thread.name.startswith("multifd-")]
-    sockets = [name for fd in os.listdir("/proc/self/fd") if (name := _target(fd)).startswith("socket:")]
-    return [*threads, *sockets, *(task.get_name() for task in asyncio.all_tasks())]
-
-
-def _target(fd: str) -> str:
-    try:
-        return os.readlink(f"/proc/self/fd/{fd}")
-    except FileNotFoundError:  # it was the one that listed them
-        return ""
-
-
-async def settled(before: list[str]) -> None:
-    """Give what is ending a moment to end."""
-    pause_s = 0.01
-    for _ in range(50):
-        if all(each in before for each in left_over()):
-            return
-        await asyncio.sleep(pause_s)
 
 
 async def main() -> None:

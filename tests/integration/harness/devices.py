@@ -22,7 +22,7 @@ class GatedDevice(EmulatedDevice):
 
     async def save(self, phase: Phase) -> AsyncIterator[Buffer]:
         """As it is, when the gate is open."""
-        while phase is self._gated and not self.gate.is_set():
+        while phase is self._gated and not self.gate.is_set():  # noqa: ASYNC110 - the gate is another thread's
             await asyncio.sleep(_PAUSE_S)
         async for chunk in super().save(phase):
             yield chunk

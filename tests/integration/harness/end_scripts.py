@@ -1,11 +1,14 @@
-"""What happens around COMMIT and STARTED: scripts for rows of the switchover table. Each runs a migration and returns the source's last report."""
+"""What happens around COMMIT and STARTED: scripts for rows of the switchover table.
+
+Each runs a migration and returns the source's last report.
+"""
 
 from __future__ import annotations
 
 import asyncio
 
 from harness.migration import Migration, reported
-from harness.proxy import Cut, Rule, cut_after, cut_before, cut_off_before, drop
+from harness.proxy import Cut, Rule, cut_before, drop
 from harness.ready_scripts import Script
 from multifd import Outcome, Report
 from multifd import messages as m
@@ -21,6 +24,17 @@ def lost(message_type: type, rule: Rule) -> Script:
         report = await it.report()
         assert it.proxy.questions >= 1
         return report
+
+    return script
+
+
+def disturbed(message_type: type, rule: Rule) -> Script:
+    """Something is done to a message of the end, and changes nothing."""
+
+    async def script(it: Migration) -> Report:
+        it.proxy.rule(message_type, rule)
+        await it.begin()
+        return await it.report()
 
     return script
 
@@ -103,9 +117,3 @@ async def unknown_there(it: Migration) -> Report:
     assert "does not know the session" in report.cause
     it.proxy.rule(m.OutcomeIs, lambda message: (message,))
     return await ask_again(it)
-
-
-__all__ = [
-    "answered_on_main_alone", "cut_after", "cut_before", "cut_off", "cut_off_before", "drop", "killed_after_commit", "lost",
-    "slow_to_start", "unknown_there",
-]  # fmt: skip

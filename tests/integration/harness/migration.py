@@ -32,6 +32,8 @@ from multifd.device.interface import DeviceState
 
 MEMORY_BYTES = 1024 * 1024
 TEST_DEADLINE_S = 20.0
+RAM_KIND, CHUNK_KIND = 1, 3
+"""Numbers of kinds in the source's INVENTORY if it has memory and devices: ram, zero, device-chunk."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +131,11 @@ class Migration:
             text = f"{what}; states {self.states}, waiting for {self.waiting_for}; saw {self.proxy.story()}"
             raise AssertionError(f"waited {WAIT_S} s for {text}") from None
 
+    def chunks_of(self, device: str) -> int:
+        """How many of its chunks have come by."""
+        number = list(self.devices).index(device) + 1
+        return sum((slot.kind, slot.owner) == (CHUNK_KIND, number) for slot in self.proxy.slots)
+
     async def report(self) -> Report:
         """The source's report, however it ended."""
         return await reported(self.task)
@@ -158,6 +165,7 @@ class Migration:
         }
         assert {each["state"] for each in there.devices.values()} <= {"running"}
         assert DeviceState.RUNNING not in {device.state for device in self.devices.values()}
+        assert self.owner.faults == []
         assert self.destination.starts == 1
         assert self.destination.spells.running
         assert not self.owner.spells.running
@@ -165,7 +173,10 @@ class Migration:
         return there
 
     async def check_runs_on(self, *, stuck: Iterable[str] = ()) -> None:
-        """The source runs on as if nothing had been, but for the devices that say that they can't; the destination does not run."""
+        """The source runs on as if nothing had been, but for devices that say that they can't; the destination does
+        not run.
+        """
+        assert self.owner.faults == []
         assert self.owner.spells.running
         if self.owner.busy and self.memory:
             async with asyncio.timeout(WAIT_S):

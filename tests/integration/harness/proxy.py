@@ -1,4 +1,4 @@
-"""Somebody in between who reads everything: passes data channels through slot by slot, and main message by message, as its rules say.
+"""Somebody in between who reads everything, and passes it on slot by slot and message by message, as its rules say.
 
 A rule is asked about each message of one type and returns what goes on in its place. Without a rule a message passes.
 """
@@ -139,6 +139,11 @@ class Proxy:
             task.cancel()
         await asyncio.gather(*self._serving, return_exceptions=True)
 
+    def stop_listening(self) -> None:
+        """Nobody can connect any more; what is connected stays."""
+        assert self._server is not None
+        self._server.close()
+
     # -- rules
 
     def rule(self, message_type: type, rule: Rule, *, way: Way | None = None) -> None:
@@ -190,7 +195,7 @@ class Proxy:
         def enough() -> bool:
             return sum(where is None or where(message) for message in self.of(message_type)) >= times
 
-        await self.until(enough, f"{times} × {message_type.__name__}")
+        await self.until(enough, f"{times} of {message_type.__name__}")
 
     async def until(self, condition: Callable[[], bool], what: str) -> None:
         """Until something is true of what came by."""
@@ -256,7 +261,7 @@ class Proxy:
         self, reader: asyncio.StreamReader, onward: asyncio.StreamWriter, back: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
     ) -> None:  # fmt: skip
-        """A connection that begins with HELLO is *the* main; one that begins with OUTCOME has rules but can't be cut."""
+        """One that begins with HELLO is *the* main; one that begins with OUTCOME has rules but can't be cut."""
         ways: dict[Way, asyncio.StreamWriter] = {Way.TO_DESTINATION: onward, Way.TO_SOURCE: writer}
         async with asyncio.TaskGroup() as both:
             both.create_task(self._pass_messages(Way.TO_DESTINATION, reader, ways))

@@ -1,4 +1,7 @@
-"""What happens around SWITCHOVER_READY: scripts for rows of the switchover table. Each runs a migration and returns the source's report."""
+"""What happens around SWITCHOVER_READY: scripts for rows of the switchover table.
+
+Each runs a migration and returns the source's report.
+"""
 
 from __future__ import annotations
 
@@ -112,6 +115,32 @@ async def returned_once(it: Migration) -> Report:
     assert len(it.owner.spells.all) == 2
     assert it.proxy.of(m.StopCopy) == [m.StopCopy({1: 2})]
     return report
+
+
+async def others_go_on_after_a_return(it: Migration) -> Report:
+    """After a return Y, which did not re-arm, has its live passes as before."""
+    await it.begin()
+    await it.proxy.saw(m.SwitchoverReady)
+    later = it.proxy.hold(Way.TO_SOURCE, m.SwitchoverReady)
+    await it.proxy.saw(m.SwitchoverReady, times=2)
+    assert it.owner.stops == 1
+    before = it.chunks_of("y")
+    await it.proxy.until(lambda: it.chunks_of("y") > before + 3, "live chunks of Y after the return")
+    later.release()
+    report = await it.report()
+    assert report.switchover_returns == 1
+    return report
+
+
+async def rearmed_in_stop_copy(it: Migration) -> Report:
+    """X re-arms when it is too late for that."""
+    x = GatedDevice("x", it.setup.here["x"], phase=Phase.STOP_COPY)
+    it.replace_device(x)
+    await it.begin()
+    await it.reached("stop-copy")
+    x.rearm()
+    x.gate.set()
+    return await it.report()
 
 
 def injected(epochs: Mapping[int, int]) -> Script:

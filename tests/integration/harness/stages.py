@@ -1,9 +1,13 @@
-"""How to stay in a state of a migration for as long as a test needs it. Each begins the migration and returns when it is there."""
+"""How to stay in a state of a migration for as long as a test needs it.
+
+Each begins the migration and returns when it is there.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from harness.devices import GatedDevice
 from harness.migration import Migration
@@ -11,7 +15,12 @@ from harness.proxy import Way
 from multifd import Phase
 from multifd import messages as m
 
-Stage = Callable[[Migration], Awaitable[None]]
+Stage = Callable[[Migration], Coroutine[Any, Any, None]]
+
+
+def stage_name(stage: Stage) -> str:
+    """For the ids of tests."""
+    return stage.__name__.replace("_", "-")
 
 
 async def _held(it: Migration, message_type: type, state: str) -> None:
