@@ -8,6 +8,7 @@
     ├── CorruptError             payload changed under way after the owner was stopped
     ├── DeviceError              a device could not save or load; .device
     ├── OwnerError               the owner's stop or start failed
+    ├── TrackingError            memory can't be tracked in the way that was asked for
     ├── StorageError             memory or a file at the destination could not take the data
     ├── TransportError           a connection could not be made or was lost
     ├── DeadlineError            a wait ended; .waited_for
@@ -120,6 +121,14 @@ class OwnerError(MultifdError):
     """The owner of the state could not be stopped or started."""
 
     code = Code.OWNER
+
+
+class TrackingError(MultifdError):
+    """The memory can't be tracked in the way that was asked for. Nothing falls back silently: the message says what to
+    ask for instead.
+    """
+
+    code = Code.STORAGE
 
 
 class StorageError(MultifdError):

@@ -54,7 +54,8 @@ class Source:
         """Migrate. Returns the report when the destination runs.
 
         Raises `MigrationRefusedError`, `MigrationFailedError`, `MigrationCancelledError` (the owner runs on here) or
-        `MigrationInDoubtError` (it runs nowhere here until `ask_again` or `resolve`); each has the report.
+        `MigrationInDoubtError` (it runs nowhere here until `ask_again` or `resolve`); each has the report. Raises
+        `TrackingError`, with nothing begun, if a block can't be tracked as was asked for.
         """
         if self._run is not None:
             raise LocalProtocolError("Source.run", "to be called once")
@@ -77,7 +78,7 @@ class Source:
         """
         run = self._make_run(self._user_feeds, preflight=True)
         await run.run()
-        return finish(source_report(run, self._blocks, self._options), run.error)
+        return finish(source_report(run, (), self._options), run.error)
 
     def cancel(self, cause: str = "cancelled") -> bool:
         """Call the migration off. False if it is too late (COMMIT is sent) or there is none."""

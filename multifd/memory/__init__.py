@@ -2,11 +2,12 @@
 engine.
 """
 
+from multifd.errors import TrackingError
 from multifd.memory.block import Block, BufferBlock
 from multifd.memory.file import FileBlock
 from multifd.memory.kernel import KernelTracker, Registration, register
 from multifd.memory.software import SoftwareTracker
-from multifd.memory.tracker import StaticTracker, Tracker, TrackingError
+from multifd.memory.tracker import StaticTracker, Tracker
 
 __all__ = [
     "Block",

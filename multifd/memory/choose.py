@@ -8,10 +8,11 @@ import functools
 import mmap
 from typing import Any, Literal
 
+from multifd.errors import TrackingError
 from multifd.memory.flat import flat
 from multifd.memory.kernel import KernelTracker
 from multifd.memory.software import SoftwareTracker
-from multifd.memory.tracker import HINT, StaticTracker, Tracker, TrackingError
+from multifd.memory.tracker import HINT, StaticTracker, Tracker
 
 Wanted = Literal["auto", "kernel", "software", "none"]
 

@@ -12,11 +12,12 @@ from __future__ import annotations
 import abc
 from typing import Any
 
+from multifd.errors import TrackingError
 from multifd.memory.extents import Extents, merge, total
 from multifd.memory.flat import flat, page_range
 from multifd.memory.mappings import mapping_at
 from multifd.memory.pagemap import PageMap
-from multifd.memory.tracker import HINT, Tracker, TrackingError
+from multifd.memory.tracker import HINT, Tracker
 from multifd.memory.userfault import UserFault
 
 

@@ -11,8 +11,8 @@ import os
 
 import numpy as np
 
+from multifd.errors import TrackingError
 from multifd.memory.extents import Extents, empty
-from multifd.memory.tracker import TrackingError
 
 _SCAN = 0xC0606610  # _IOWR('f', 16, 96): twelve u64, in the order of _request
 _SIZE, _FLAGS, _START, _END, _WALK_END = range(5)

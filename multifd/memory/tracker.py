@@ -6,19 +6,10 @@ from __future__ import annotations
 
 import abc
 
-from multifd.errors import Code, MultifdError
 from multifd.memory.extents import Extents, empty
 
 HINT = 'pass tracker="software" and mark what is written, or tracker="none" if nobody writes while it is sent'
 """What to do where the kernel does not track."""
-
-
-class TrackingError(MultifdError):
-    """The memory can't be tracked in the way that was asked for. Nothing falls back silently: the message says what to
-    ask for instead.
-    """
-
-    code = Code.STORAGE
 
 
 class Tracker(abc.ABC):

@@ -13,8 +13,8 @@ from contextlib import suppress
 
 import numpy as np
 
+from multifd.errors import TrackingError
 from multifd.memory.libc import userfaultfd
-from multifd.memory.tracker import TrackingError
 
 _DEVICE = "/dev/userfaultfd"
 _DEVICE_NEW = 0xAA00

@@ -12,8 +12,8 @@ from multifd import limits
 
 IN_CODE = re.compile(r"`([^`\n]+)`")
 OURS = re.compile(r"(?:multifd|bench|tests|proto|docs)/[\w./*-]*")
-QUOTED_LIMIT = re.compile(r"`([A-Z][A-Z0-9_]+)` =\s+([\d.]+)(?: (KiB|MiB|GiB))?")
-FACTORS = {"": 1, "KiB": limits.KIB, "MiB": limits.MIB, "GiB": limits.GIB}
+QUOTED_LIMIT = re.compile(r"`([A-Z][A-Z0-9_]+)` =\s+([\d.]+)(?: (KiB|MiB|GiB|ms))?")
+FACTORS = {"": 1, "ms": 0.001, "KiB": limits.KIB, "MiB": limits.MIB, "GiB": limits.GIB}
 
 by_document = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from ram_slots import PAGE, deliver, extents_of, feed_of, mark, ram, slots, sweep
 
-from multifd.errors import StorageError
+from multifd.errors import StorageError, TrackingError
 from multifd.kinds.ram import RamWork, in_words
 from multifd.limits import EXTENTS_MAX, ITEM_BYTES, KIB, MIB, SLOT_BYTES_MAX, SLOT_EXTENTS
 from multifd.memory.block import Block, BufferBlock
 from multifd.memory.extents import Extents, empty, whole
 from multifd.memory.file import FileBlock
-from multifd.memory.tracker import StaticTracker, Tracker, TrackingError
+from multifd.memory.tracker import StaticTracker, Tracker
 
 
 @pytest.mark.parametrize("length", [0, 1, PAGE, 3 * PAGE + 7, ITEM_BYTES + 5])

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
+from multifd.errors import TrackingError
 from multifd.memory import choose as module
 from multifd.memory.choose import choose, kernel_fault
 from multifd.memory.kernel import KernelTracker
 from multifd.memory.software import SoftwareTracker
-from multifd.memory.tracker import StaticTracker, TrackingError
+from multifd.memory.tracker import StaticTracker
 
 
 @pytest.mark.parametrize(("wanted", "mode"), [("none", "none (static)"), ("software", "software")])

@@ -13,12 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from multifd.errors import TrackingError
 from multifd.memory import userfault
 from multifd.memory.choose import kernel_fault
 from multifd.memory.extents import total
 from multifd.memory.flat import flat
 from multifd.memory.kernel import KernelTracker, register
-from multifd.memory.tracker import Tracker, TrackingError
+from multifd.memory.tracker import Tracker
 
 FAULT = kernel_fault()
 pytestmark = pytest.mark.skipif(FAULT is not None, reason=f"THE KERNEL CAN'T TRACK WRITES: {FAULT}")
