@@ -42,7 +42,7 @@ STALL_DEADLINE_S = 30.0  # slots under way and none settled
 # a source that waits for a slow device may have nothing to send, but not for a quarter of an hour
 SILENCE_DEADLINE_S = 900.0
 LOADED_DEADLINE_S = 120.0  # devices finish their load in it, files go to disk
-STARTED_DEADLINE_S = 10.0
+STARTED_DEADLINE_S = 40.0  # more than OWNER_DEADLINE_S, within which the owner starts or fails to
 COMMIT_DEADLINE_S = 30.0  # how long a loaded destination holds everything for a source that says nothing
 OUTCOME_DEADLINE_S = 5.0  # one try, connecting included
 OUTCOME_TRIES = 3

@@ -69,6 +69,10 @@ class Dispatcher:
         rate = self.meter.rate(now)
         return rate if rate is None or self._bandwidth_limit is None else min(rate, self._bandwidth_limit)
 
+    def debt_s(self, now: float) -> float:
+        """How long the bandwidth limit holds the next piece of work back for what was sent already."""
+        return self._scheduler.debt_s(now)
+
     def add_flow(self, name: str, weight: int, expand: Expand) -> None:
         """Before any work of it."""
         self._scheduler.add_flow(name, weight)

@@ -26,6 +26,7 @@ from multifd.engine.progress import ProgressFeed
 from multifd.engine.saver import ChunkSaved, DeviceSaver, Rearmed, SaveEvent, SaveFailed
 from multifd.engine.sender import ChannelSender, JobDone, SendEvent, SendFailed
 from multifd.engine.survey import Surveyor
+from multifd.engine.switch import Switch
 from multifd.engine.timer import LazyTimer
 from multifd.engine.transport import Address, DataSocket, MainStream, SocketOptions, connect, translated
 from multifd.errors import DeadlineError, DeviceError, MultifdError, OwnerError, RemoteProtocolError, TransportError
@@ -64,7 +65,6 @@ class SourceRun:
         self._address = address
         self._feeds = {feed.name: feed for feed in feeds}
         self._flow_of_kind = {kind: feed.name for feed in feeds for kind in feed.kinds}
-        self._owner = owner
         self._options = options
         self._progress = progress
         self._loop = asyncio.get_running_loop()
@@ -75,13 +75,11 @@ class SourceRun:
         self._main: MainStream | None = None
         self._pools = {name: ThreadPoolExecutor(1, thread_name_prefix=f"multifd-pool-{name}") for name in self._feeds}
         """One thread a feed: its calls never overlap, not even with one that nobody waits for any more."""
+        self._switch = Switch(owner, self.savers, self.downtime)
         self.surveyor = Surveyor(self.session, self._feeds, self._pools, self.savers, options)
         self._tasks: set[asyncio.Task[None]] = set()
         self._owner_task: asyncio.Task[None] | None = None
-        self._stop_called = False
-        """The owner was asked to stop, and not to start since."""
-        self._resumed = False
-        """Devices were asked to run again, whatever came of it."""
+        """The owner's last stop or start: the next one waits for it."""
         self._ended = asyncio.Event()
         self._timer = LazyTimer(self._loop, self._on_timer)
         self._rounds: dict[str, int] = {}
@@ -90,7 +88,6 @@ class SourceRun:
         self._stop_copies_left: int | None = None
         self._end_resends: int | None = None
         self._acting = False
-        self._throttled = False
         self._asking: asyncio.Task[None] | None = None
 
     # -- life
@@ -177,11 +174,11 @@ class SourceRun:
         """Let the owner's last stop or start end; the devices of a migration that was called off run on."""
         if self._owner_task is not None:
             await asyncio.gather(self._owner_task, return_exceptions=True)
-        if self.session.state not in _RUNS_ON:
-            return
-        await self._resume_devices()
-        if self._throttled:
-            await self._guard(self._owner.throttle(0.0))
+        if self.session.state in _RUNS_ON:
+            await self._switch.call_off()
+        if self._switch.trouble and self.error is not None:
+            self.error = OwnerError(f"{self.error}{self._switch.trouble}")
+            self._switch.trouble = ""
 
     async def _read_main(self, main: MainStream) -> None:
         try:
@@ -371,14 +368,13 @@ class SourceRun:
         self._spawn(self._surveyed())
 
     async def _surveyed(self) -> None:
-        situation = await self.surveyor.look(self.dispatcher.rate(self.now))
+        situation = await self.surveyor.look(self.dispatcher.rate(self.now), self.dispatcher.debt_s(self.now))
         self.session.handle_survey(situation, self.now)
         self._advance()
         self._act()
 
     def _throttle(self, action: a.Throttle) -> None:
-        self._throttled = action.level > 0
-        self._spawn(self._owner.throttle(action.level))
+        self._spawn(self._switch.throttle(action.level))
 
     def _stop_owner(self, _action: a.StopOwner) -> None:
         self._owner_task = self._loop.create_task(self._guard(self._stopped(self._owner_task)))
@@ -386,15 +382,7 @@ class SourceRun:
     async def _stopped(self, before: asyncio.Task[None] | None) -> None:
         if before is not None:
             await before
-        await asyncio.gather(
-            *(self._within(saver.pause(), f"device {saver.device.name} to end its pass") for saver in self.savers)
-        )
-        self.downtime.begin(self.now)
-        self._stop_called = True
-        await self._within(self._owner.stop(), "the owner to stop")
-        self.downtime.mark("stop_owner", self.now)
-        rearmed = [saver.number for saver in self.savers if await saver.has_rearmed()]
-        self.downtime.mark("ask_devices", self.now)
+        rearmed = await self._switch.stop()
         self.session.handle_owner_stopped(rearmed, self.now)
         self._act()
         self._advance()  # without feeds and devices nothing else would find that all is sent
@@ -404,34 +392,12 @@ class SourceRun:
         self._owner_task = self._loop.create_task(self._started_again(self._owner_task))
 
     async def _started_again(self, before: asyncio.Task[None] | None) -> None:
-        """The switchover is called off. Whatever stopping it came to, the owner runs here again."""
+        """The switchover is called off, at whatever point it was."""
+        back = self.session.state is SourceState.PRECOPY
         if before is not None:
             before.cancel()
             await asyncio.gather(before, return_exceptions=True)
-        if self.session.state is SourceState.PRECOPY:
-            for saver in self.savers:
-                saver.go_on()
-        else:
-            await self._resume_devices()
-        if not self._stop_called:  # a device failed before: the owner has run all the time
-            return
-        self._stop_called = False
-        try:
-            await self._within(self._owner.start(), "the owner to start again")
-        except MultifdError as error:
-            self.error = OwnerError(f"{self.error}; and then the owner could not be started again: {error}")
-        self.downtime.end("start_again", self.now)
-
-    async def _resume_devices(self) -> None:
-        if self._resumed:
-            return
-        self._resumed = True
-        for saver in self.savers:
-            if saver.started:
-                try:
-                    await self._within(saver.resume(), f"device {saver.device.name} to run again")
-                except MultifdError as error:
-                    self.error = OwnerError(f"{self.error}; and then {error}")
+        await (self._switch.back_to_precopy() if back else self._switch.call_off())
 
     def _save_stop_copy(self, _action: a.SaveStopCopy) -> None:
         self._stop_copies_left = len(self.savers)
@@ -516,17 +482,6 @@ class SourceRun:
             self._fail(error)
         except Exception as error:  # a bug here, or in the owner or a feed
             self._fail(_as_ours(error))
-
-    async def _within(self, work: Coroutine[Any, Any, None], what: str) -> None:
-        try:
-            async with asyncio.timeout(limits.OWNER_DEADLINE_S):
-                await work
-        except TimeoutError as error:
-            raise DeadlineError(what, limits.OWNER_DEADLINE_S) from error
-        except MultifdError:
-            raise
-        except Exception as error:
-            raise OwnerError(f"{type(error).__name__}: {error}") from error
 
 
 def _as_ours(failed: SendFailed | Exception) -> MultifdError:

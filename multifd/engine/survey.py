@@ -35,8 +35,8 @@ class Surveyor:
         self._savers = savers
         self._options = options
 
-    async def look(self, rate: float | None) -> Situation:
-        """How it stands. `rate` in bytes per second."""
+    async def look(self, rate: float | None, debt_s: float) -> Situation:
+        """How it stands. `rate` in bytes per second; `debt_s` is what the bandwidth limit would hold the stop back."""
         loop = asyncio.get_running_loop()
         needs = []
         for name, feed in self._feeds.items():
@@ -45,7 +45,7 @@ class Surveyor:
         situation = Situation(
             now=time.monotonic(), began=self._session.began, rate=rate, feeds=needs,
             devices=[self._need(saver) for saver in self._savers], downtime_limit_s=self._options.downtime_limit_s,
-            deadline_s=self._options.deadline_s, fixed_s=_FIXED_S, explicit=self._options.explicit_switchover,
+            deadline_s=self._options.deadline_s, fixed_s=_FIXED_S + debt_s, explicit=self._options.explicit_switchover,
         )  # fmt: skip
         self._count_waiting(situation)
         self.last = situation

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import os
 import socket
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
@@ -37,13 +38,12 @@ class Address:
     @classmethod
     def parse(cls, text: str) -> Address:
         """Raise `ValueError` with what was expected."""
-        parts = urlsplit(text)
-        if parts.scheme == "unix" and not parts.netloc and parts.path:
-            return cls(path=parts.path)
-        if parts.scheme == "tcp" and parts.hostname and parts.path in ("", "/"):
-            with contextlib.suppress(ValueError):
-                if parts.port is not None:
-                    return cls(host=parts.hostname, port=parts.port)
+        with contextlib.suppress(ValueError):  # its own words say nothing of what is expected here
+            parts = urlsplit(text)
+            if parts.scheme == "unix" and not parts.netloc and parts.path:
+                return cls(path=parts.path)
+            if parts.scheme == "tcp" and parts.hostname and parts.path in ("", "/") and parts.port is not None:
+                return cls(host=parts.hostname, port=parts.port)
         raise ValueError(f"an address is tcp://HOST:PORT or unix:///PATH, not {text!r}")
 
     def __str__(self) -> str:
@@ -66,8 +66,13 @@ def translated(doing: str) -> Iterator[None]:
     try:
         yield
     except (OSError, EOFError, TimeoutError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
-        raise TransportError(f"{doing}: {reason}") from error
+        raise TransportError(f"{doing}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ConnectionError) and error.errno:
+        return os.strerror(error.errno)  # asyncio puts the address in its place
+    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
 
 
 async def connect(address: Address, options: SocketOptions | None = None) -> socket.socket:

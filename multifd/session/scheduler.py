@@ -100,6 +100,10 @@ class Scheduler:
         """Whether the flow has a next piece. Draws it if need be."""
         return self._flow(name).fill()
 
+    def debt_s(self, now: float) -> float:
+        """How far the pieces drawn so far are ahead of the bandwidth limit, in seconds."""
+        return max(0.0, self._free_at - now) if self._limit is not None else 0.0
+
     def next_work(self, now: float) -> tuple[str, Work] | None:
         """The flow's name and its next piece; None if nobody has any, or not before `wake_at`."""
         self.wake_at = None

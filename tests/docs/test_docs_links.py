@@ -43,7 +43,9 @@ def test_files_that_are_named_exist(path: Path) -> None:
 def test_limits_are_quoted_as_they_are(path: Path) -> None:
     """Every limit that is quoted with its value exists and has that value."""
     quoted = QUOTED_LIMIT.findall(prose(path))
-    wrong = [(name, value, unit) for name, value, unit in quoted if float(value) * FACTORS[unit] != getattr(limits, name)]
+    wrong = [
+        (name, value, unit) for name, value, unit in quoted if float(value) * FACTORS[unit] != getattr(limits, name)
+    ]
     assert wrong == []
 
 

@@ -125,6 +125,7 @@ async def migrate(scenario: str) -> tuple[Watch, Watch]:
     return here, there
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scenario", ["plain", "rearm", "cancelled"])
 async def test_devices_are_called_in_these_states_only(scenario: str) -> None:
     """Every call finds owner, migration and device in one of the combinations of the tables."""
@@ -133,6 +134,7 @@ async def test_devices_are_called_in_these_states_only(scenario: str) -> None:
     assert set(there.seen) - set().union(*rows("destination")) == set()
 
 
+@pytest.mark.slow
 async def test_every_row_is_seen() -> None:
     """No row of the tables is there for nothing; whether there is a call after an abort is a matter of luck."""
     watches = [await migrate(scenario) for scenario in ("plain", "rearm", "cancelled")]

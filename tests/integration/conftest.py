@@ -14,6 +14,7 @@ from harness.remote import DestinationHost
 def host() -> Iterator[DestinationHost]:
     """A process for destinations; a test may kill it, the next gets a new one."""
     host = DestinationHost()
+    host.start()
     yield host
     host.close()
 

@@ -20,7 +20,7 @@ from multifd import messages as m
 from multifd.session import source as machine
 from multifd.session.states import SourceState
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("nothing_left")]
+pytestmark = pytest.mark.usefixtures("nothing_left")
 SETUP = Setup(here={"x": device()})
 
 
@@ -88,6 +88,7 @@ async def test_too_late_to_cancel(host: DestinationHost) -> None:
         await it.check_completed()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("times", [1, 3])
 @bounded
 async def test_too_late_to_cancel_the_task(host: DestinationHost, times: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from multifd.device.emulated_options import Step
 from multifd.session import source as machine
 from multifd.session.states import SourceState
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("nothing_left")]
+pytestmark = pytest.mark.usefixtures("nothing_left")
 Y = device()
 AT_SOURCE = [
     Step.STATE_PRE_COPY, Step.SAVE_INITIAL, Step.SAVE_LIVE, Step.STATE_STOP_COPY, Step.SAVE_STOP_COPY, Step.STATE_STOP,
@@ -82,6 +82,7 @@ HANGS_HERE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("step", "words"), HANGS_HERE)
 @bounded
 async def test_device_hangs_at_the_source(
@@ -96,6 +97,7 @@ async def test_device_hangs_at_the_source(
         await it.check_runs_on(stuck=["x"] if step is Step.STATE_STOP else [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", AT_DESTINATION)
 @bounded
 async def test_device_hangs_at_the_destination(

@@ -20,7 +20,7 @@ from multifd.device.emulated_options import Step
 from multifd.limits import KIB
 from multifd.wire.slots import SlotHeader
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("nothing_left")]
+pytestmark = pytest.mark.usefixtures("nothing_left")
 
 
 @bounded
@@ -58,6 +58,7 @@ async def test_owner_that_cannot_start_there(host: DestinationHost) -> None:
 STAGES = [stages.precopy, stages.stop_copy, stages.loading]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES, ids=stage_name)
 @bounded
 async def test_destination_killed(host: DestinationHost, stage: Stage) -> None:
@@ -86,6 +87,7 @@ async def test_main_cut(host: DestinationHost, stage: Stage) -> None:
         await it.check_aborted_there("main connection")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES[:2], ids=stage_name)
 @bounded
 async def test_channel_cut(host: DestinationHost, stage: Stage) -> None:
@@ -230,6 +232,7 @@ async def test_one_slow_load_holds_up_nobody(host: DestinationHost) -> None:
         await it.check_runs_on()
 
 
+@pytest.mark.slow
 @bounded
 async def test_eight_devices_complete(host: DestinationHost) -> None:
     """Eight devices, one slow to load, all arrive whole, through credit that is much smaller than their data."""

@@ -20,6 +20,7 @@ TURNS = 20  # of the event loop, for the listener to take the connection: two or
 DEADLINE_S = 5.0  # a guard against hanging
 
 
+@pytest.mark.slow  # a closing connection gives the peer LAST_WORDS_S
 @pytest.mark.parametrize(
     "said",
     [b"", MAIN_PREAMBLE[:3], MAIN_PREAMBLE, MAIN_PREAMBLE + serialize(HELLO)],

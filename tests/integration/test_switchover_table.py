@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from harness import end_scripts as end
@@ -25,7 +26,7 @@ from multifd.errors import Code
 from multifd.session import source as machine
 from multifd.session.states import SourceState
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("nothing_left")]
+pytestmark = pytest.mark.usefixtures("nothing_left")
 ROW_DEADLINE_S = 20.0
 X = device()
 PLAIN = device(explicit_switchover=False)
@@ -50,8 +51,11 @@ class Row:
     """States of the source, by value, and how long it may be in them."""
 
     @property
-    def id(self) -> str:
-        return f"{self.source} | {self.destination} | {self.then}".replace("_", " ")
+    def parameter(self) -> Any:
+        """For pytest. Rows that wait for a deadline are slow."""
+        slow = bool(self.waits) or self.setup.options.deadline_s < 1
+        name = f"{self.source} | {self.destination} | {self.then}"
+        return pytest.param(self, id=name, marks=[pytest.mark.slow] if slow else [])
 
 
 def options(**others: object) -> SourceOptions:
@@ -254,7 +258,7 @@ def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "OUTCOME_PAUSE_S", 0.02)
 
 
-@pytest.mark.parametrize("row", TABLE, ids=lambda row: row.id)
+@pytest.mark.parametrize("row", [row.parameter for row in TABLE])
 async def test_switchover(row: Row, host: DestinationHost, monkeypatch: pytest.MonkeyPatch) -> None:
     """What comes of a row is what it says, exactly one side runs at its end, and at no time did both."""
     for state, seconds in row.waits.items():

@@ -26,9 +26,8 @@ class DestinationHost:
         self._process: subprocess.Popen[bytes] | None = None
         self._port = 0
 
-    @property
-    def port(self) -> int:
-        """Where it takes jobs; starts it if it does not run."""
+    def start(self) -> int:
+        """Start it if it does not run; the port where it takes jobs."""
         if self._process is None or self._process.poll() is not None:
             self.close()
             command = [sys.executable, "-W", "error", str(_SCRIPT)]
@@ -91,7 +90,7 @@ class RemoteDestination:
 
     async def open(self, job: Job) -> None:
         """Hand the job over; returns when it listens."""
-        connection = socket.create_connection(("127.0.0.1", self.host.port), WAIT_S)
+        connection = socket.create_connection(("127.0.0.1", self.host.start()), WAIT_S)
         connection.setblocking(False)
         self._reader, self._writer = await asyncio.open_connection(sock=connection)
         self._writer.write(job.to_line())

@@ -1,4 +1,4 @@
-"""Stand-ins for what the engine's parts are connected to: an event queue that a test reads itself, and a small device."""
+"""Stand-ins for what the engine's parts are connected to: an event queue that a test reads, and a small device."""
 
 from __future__ import annotations
 
@@ -45,6 +45,31 @@ class Posted:
         return self._events.empty()
 
 
+class Gate:
+    """What a step of a device waits for, in its own loop, until a test lets it go on."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open = False
+        self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+
+    async def passed(self) -> None:
+        event = asyncio.Event()
+        with self._lock:
+            if self._open:
+                return
+            self._waiting.append((asyncio.get_running_loop(), event))
+        await event.wait()
+
+    def set(self) -> None:
+        """*any*: open it for good."""
+        with self._lock:
+            self._open = True
+            for loop, event in self._waiting:
+                if not loop.is_closed():
+                    loop.call_soon_threadsafe(event.set)
+
+
 class SmallDevice(Device):
     """A device that saves the chunks that it was given, and remembers all that was done to it."""
 
@@ -58,7 +83,7 @@ class SmallDevice(Device):
         self.states: list[DeviceState] = []
         self.loaded: list[tuple[Phase, bytes]] = []
         self.set_ups: list[Phase] = []
-        self.gates: dict[str, threading.Event] = {}
+        self.gates: dict[str, Gate] = {}
         """Step → what it waits for before it goes on."""
         self.fails: dict[str, Exception] = {}
         """Step → what it raises."""
@@ -66,9 +91,8 @@ class SmallDevice(Device):
 
     async def step(self, name: str) -> None:
         self.reached.put(name)
-        gate = self.gates.get(name)
-        while gate is not None and not gate.is_set():
-            await asyncio.sleep(0)
+        if name in self.gates:
+            await self.gates[name].passed()
         if name in self.fails:
             raise self.fails[name]
 

@@ -96,7 +96,7 @@ async def test_no_counter_is_left_unseen(urgent: bool) -> None:
 
 
 async def test_a_hint_that_wakes_nobody_is_made_good() -> None:
-    """Two hints within `SETTLED_DELAY_S`: the second one's counter is seen when that is over, with nothing else to ask."""
+    """Two hints within `SETTLED_DELAY_S`: the second one's counter is seen when that is over, without another."""
     count = 0
     watcher = Watcher(lambda: count)
     count = 1
@@ -170,7 +170,12 @@ async def test_a_full_queue_holds_the_worker_until_it_is_closed(monkeypatch: pyt
     """A worker waits beyond `EVENTS_MAX`; closing lets it go, and its event is dropped."""
     monkeypatch.setattr(limits, "EVENTS_MAX", 2)
     queue: EventQueue[int] = EventQueue(asyncio.get_running_loop(), lambda: None, fail)
-    thread = in_thread(lambda: [queue.post(number) for number in range(4)] and None)
+
+    def post() -> None:
+        for number in range(4):
+            queue.post(number)
+
+    thread = in_thread(post)
     await asyncio.sleep(0)
     queue.close()
     await asyncio.to_thread(thread.join, WAIT_S)

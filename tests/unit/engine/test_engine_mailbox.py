@@ -29,8 +29,13 @@ def test_a_full_mailbox_makes_the_worker_wait() -> None:
     """However fast one side puts, never more than its bound is in it, and nothing is lost or turned round."""
     mailbox: Mailbox[int] = Mailbox(3)
     taken: list[int] = []
+
+    def put_all() -> None:
+        for item in range(500):
+            mailbox.put(item)
+
     with ThreadPoolExecutor(1) as pool:
-        putting = pool.submit(lambda: [mailbox.put(item) for item in range(500)])
+        putting = pool.submit(put_all)
         while len(taken) < 500:
             batch = mailbox.take()
             assert 1 <= len(batch) <= 3

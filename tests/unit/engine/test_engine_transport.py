@@ -24,7 +24,7 @@ from multifd.engine.transport import (
     translated,
     tune,
 )
-from multifd.errors import RemoteProtocolError, TransportError
+from multifd.errors import Code, RemoteProtocolError, TransportError
 from multifd.wire.control import serialize
 
 WAIT_S = 5.0
@@ -199,7 +199,7 @@ def test_an_end_inside_a_slot_is_an_error(ends: tuple[DataSocket, socket.socket]
 def test_nothing_to_receive_is_no_end(ends: tuple[DataSocket, socket.socket]) -> None:
     """Buffers of no bytes are full already: an empty payload waits for nobody."""
     channel, _ = ends
-    assert channel.receive([memoryview(b"")])
+    assert channel.receive([memoryview(bytearray())])
 
 
 @pytest.mark.parametrize("sending", [True, False], ids=["sending", "receiving"])
@@ -320,7 +320,7 @@ async def test_garbage_on_main_is_the_peers_fault() -> None:
     """A typed error, at once."""
     stream, peer = await streams()
     peer.send(b"\xff" * 100)
-    with pytest.raises(RemoteProtocolError, match="frame.length"):
+    with pytest.raises(RemoteProtocolError, match=r"frame\.length"):
         await stream.receive()
     stream.abort()
     peer.close()
@@ -329,13 +329,16 @@ async def test_garbage_on_main_is_the_peers_fault() -> None:
 async def test_a_peer_that_does_not_read_is_lost() -> None:
     """What piles up for it is bounded: about `MAIN_BACKLOG_BYTES_MAX`."""
     stream, peer = await streams()
-    message = m.Aborted(m.Code.INTERNAL, "x" * limits.TEXT_BYTES_MAX)
+    message = m.Aborted(Code.INTERNAL, "x" * limits.TEXT_BYTES_MAX)
     sent = 0
-    with pytest.raises(TransportError, match="does not read"):
+    try:
         while sent < 2 * limits.MAIN_BACKLOG_BYTES_MAX:
             stream.send(message)
             sent += limits.TEXT_BYTES_MAX
-    assert sent >= limits.MAIN_BACKLOG_BYTES_MAX
+    except TransportError as error:
+        lost = error
+    assert limits.MAIN_BACKLOG_BYTES_MAX <= sent < 2 * limits.MAIN_BACKLOG_BYTES_MAX
+    assert "does not read" in str(lost)
     stream.abort()
     peer.close()
 
