@@ -18,6 +18,7 @@ EXTENTS_MAX = 1000  # header and meta and this many pieces must fit in one sendm
 CHUNK_BYTES_MAX = MIB  # a device chunk: small against a device's credit, so that several are under way
 CHUNK_COST_BYTES = 256  # what an empty chunk costs in credit: about what it takes in memory at the destination
 FRAME_BYTES_MAX = MIB  # an INVENTORY page of 4096 blocks with long names still fits
+FIRST_FRAME_BYTES_MAX = 64 * KIB  # HELLO with a hundred features; for PENDING_CONNECTIONS_MAX strangers 16 MiB
 TEXT_BYTES_MAX = 4096
 NAME_BYTES_MAX = 1024
 ITEMS_MAX = 4096
@@ -58,6 +59,7 @@ CLOSE_DEADLINE_S = 5.0  # joining threads and closing connections
 
 # between two looks at what is dirty while something else is waited for: a scan of 16 GiB takes 4 ms
 SURVEY_PAUSE_S = 0.02
+SURVEY_BUSY_PAUSE_S = 0.1  # while every class is in a round nothing can be decided: only progress wants to know
 # between two rounds of a class that fits the limit already: keeps what is dirty small, costs little
 ROUND_PAUSE_S = 0.05
 

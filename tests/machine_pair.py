@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from machine_parts import Chunk, Load, Sent
+
 from multifd import messages as m
 from multifd.errors import MultifdError, RemoteProtocolError, TransportError
 from multifd.session import actions as a
@@ -51,38 +53,6 @@ def destination_plan(**changes: Any) -> DestinationPlan:
     """Able to do explicit switchover, and to take eight channels."""
     given: dict[str, Any] = {"secret": SECRET, "features": EXPLICIT, "channels_max": 8, **changes}
     return DestinationPlan(**given)
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """What a slot of the class `device` carries."""
-
-    device: int
-    epoch: int
-    index: int
-    stop_copy: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """A slot under way."""
-
-    channel: int
-    sequence: int
-    live: bool
-    chunk: Chunk | None = None
-
-
-@dataclass(slots=True)
-class Load:
-    """How far the destination's engine is with one device."""
-
-    epoch: int = 1
-    chunks: int = 0
-    ready: bool = False
-    complete: bool = False
-    waiting: dict[int, Chunk] = field(default_factory=dict)
-    """By index: those that came before their turn."""
 
 
 @dataclass(slots=True)

@@ -60,7 +60,7 @@ class Listener:
         self._unconfirmed: set[bytes] = set()
         self._confirmed = asyncio.Event()
         self._pending: dict[asyncio.Task[None], None] = {}
-        self._serving: dict[asyncio.Task[None], None] = {}
+        self._serving: dict[asyncio.Task[None], MainStream] = {}
         self._book = OutcomeBook()
         self._accepting = self._loop.create_task(self._accept())
 
@@ -118,6 +118,7 @@ class Listener:
         self._sessions.pop(session, None)
         if not confirmed:
             self._unconfirmed.add(session)
+            self._confirmed.clear()
 
     # -- connections
 
@@ -194,10 +195,10 @@ class Listener:
         known = [session.task for session in self._sessions.values()]
         strangers = [task for task in self._serving if task not in known]
         if len(strangers) >= limits.HANDSHAKES_MAX:
-            del self._serving[strangers[0]]
+            self._serving.pop(strangers[0]).abort()  # no last words for it: those would hold its place
             strangers[0].cancel()
         task = self._loop.create_task(work)
-        self._serving[task] = None
+        self._serving[task] = stream
         task.add_done_callback(lambda done: self._served(done, stream))
 
     def _served(self, task: asyncio.Task[None], stream: MainStream) -> None:

@@ -234,7 +234,7 @@ class MainStream:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
-        self._parser = ControlReader()
+        self._parser = ControlReader(limits.FIRST_FRAME_BYTES_MAX)
         self._ready: list[Message] = []
 
     @classmethod
@@ -251,7 +251,11 @@ class MainStream:
         return stream
 
     def send(self, message: Message) -> None:
-        """Write one message, without waiting. Raises `TransportError` if the peer reads so little that it piles up."""
+        """Write one message, without waiting. Raises `TransportError` if the connection is lost, or the peer reads so
+        little that it piles up.
+        """
+        if self._writer.transport.is_closing():  # uvloop's transports raise RuntimeError from here on
+            raise TransportError("the main connection was lost")
         if self._writer.transport.get_write_buffer_size() > limits.MAIN_BACKLOG_BYTES_MAX:
             raise TransportError("the peer does not read its main connection")
         self._writer.write(serialize(message))
@@ -279,7 +283,7 @@ class MainStream:
         try:
             with contextlib.suppress(OSError, TimeoutError):
                 async with asyncio.timeout(limits.LAST_WORDS_S):
-                    if self._writer.can_write_eof():
+                    if not self._writer.transport.is_closing() and self._writer.can_write_eof():
                         self._writer.write_eof()
                     while await self._reader.read(_READ_BYTES):
                         pass

@@ -20,7 +20,7 @@ from multifd.memory.extents import Extents, Numbers, cut, empty, merge, pages, r
 from multifd.memory.tracker import StaticTracker
 from multifd.memory.zero import Flags, Words, page_words, zero_pages, zero_rows
 from multifd.slot import Feed, Slot, SlotKind, Work
-from multifd.wire.extents import pack, parse
+from multifd.wire.extents import EXTENT_BYTES, pack, pack_one, parse, parse_one
 
 RAM = "ram"
 ZERO = "zero"
@@ -47,6 +47,11 @@ class RamKind(SlotKind):
     def place(self, owner: int, meta: bytes, length: int) -> Sequence[memoryview]:
         """*worker*: the blocks' own memory where they have any."""
         block = _block(self._blocks, owner)
+        if len(meta) == EXTENT_BYTES and block.memory is not None:
+            offset, size = parse_one(meta, block_length=block.length)
+            if size != length:
+                raise RemoteProtocolError("slot length", f"that of its extent, {size}", length)
+            return (block.memory[offset : offset + size],)
         extents = parse(meta, block_length=block.length)
         if total(extents) != length:
             raise RemoteProtocolError("slot length", f"the sum of its extents, {total(extents)}", length)
@@ -226,12 +231,23 @@ def _in_place(part: _Part, work: RamWork, memory: memoryview) -> Iterator[Slot]:
         flags = _padded(zero_rows(part.words, numbers[:whole]), len(numbers))
         if flags.any():
             data, zero, _ = _split(part, numbers, flags)
-    pieces, bounds = cut(data, size=part.slot_bytes, count_max=SLOT_EXTENTS)
-    for begin, end in pairwise(bounds):
-        piece = pieces[begin:end]
-        buffers = [memory[offset : offset + size] for offset, size in piece.tolist()]
-        yield Slot(RAM, work.owner, pack(piece), buffers, total(piece), work.live)
+    if len(data) == 1:
+        yield from _dense(part, work, memory, *data[0].tolist())
+    else:
+        pieces, bounds = cut(data, size=part.slot_bytes, count_max=SLOT_EXTENTS)
+        for begin, end in pairwise(bounds):
+            piece = pieces[begin:end]
+            buffers = [memory[offset : offset + size] for offset, size in piece.tolist()]
+            yield Slot(RAM, work.owner, pack(piece), buffers, total(piece), work.live)
     yield from _zero_slots(work, zero)
+
+
+def _dense(part: _Part, work: RamWork, memory: memoryview, offset: int, size: int) -> Iterator[Slot]:
+    """Slots of one extent: plain arithmetic, since this is what full-speed transfers consist of."""
+    end = offset + size
+    for at in range(offset, end, part.slot_bytes):
+        length = min(part.slot_bytes, end - at)
+        yield Slot(RAM, work.owner, pack_one(at, length), (memory[at : at + length],), length, work.live)
 
 
 def _copied(part: _Part, work: RamWork) -> Iterator[Slot]:

@@ -209,7 +209,8 @@ class SourceSession:
             return
         pending = {feed.name: feed.pending_bytes for feed in situation.feeds}
         self._next_rounds(pending, fits=self._fits(situation), now=now)
-        self._survey_at = now + limits.SURVEY_PAUSE_S
+        busy = len(self._rounds.running) == len(self._rounds.names) > 0
+        self._survey_at = now + (limits.SURVEY_BUSY_PAUSE_S if busy else limits.SURVEY_PAUSE_S)
 
     def handle_rearm(self, device: int, now: float) -> None:
         """A device has new initial data."""

@@ -47,7 +47,9 @@ class ControlReader:
     that every further call raises the same error.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, first_frame_bytes_max: int = FRAME_BYTES_MAX) -> None:
+        """`first_frame_bytes_max`: of the first frame's body; for connections it is `FIRST_FRAME_BYTES_MAX`."""
+        self._length_max = first_frame_bytes_max
         self._buffer = bytearray()
         self._error: RemoteProtocolError | None = None
 
@@ -73,8 +75,8 @@ class ControlReader:
         start = 0
         while len(buffer) - start >= _LENGTH_BYTES:
             length = int.from_bytes(buffer[start : start + _LENGTH_BYTES], "big")
-            if not 1 <= length <= FRAME_BYTES_MAX:
-                raise RemoteProtocolError("frame.length", f"1..{FRAME_BYTES_MAX}", length)
+            if not 1 <= length <= self._length_max:
+                raise RemoteProtocolError("frame.length", f"1..{self._length_max}", length)
             end = start + FRAME_HEAD_BYTES + length
             if len(buffer) < end:
                 break
@@ -87,6 +89,7 @@ class ControlReader:
             if message is not None:
                 messages.append(message)
             start = end
+            self._length_max = FRAME_BYTES_MAX
         del buffer[:start]
         return messages
 

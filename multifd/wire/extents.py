@@ -25,6 +25,21 @@ def pack(extents: Extents) -> bytes:
     return extents.astype(">u8").tobytes()
 
 
+def pack_one(offset: int, length: int) -> bytes:
+    """`pack` for one extent, which is what most slots have: numpy would take five times as long."""
+    return offset.to_bytes(8) + length.to_bytes(8)
+
+
+def parse_one(meta: bytes, *, block_length: int) -> tuple[int, int]:
+    """`parse` for a meta of `EXTENT_BYTES`, one extent. Raise `RemoteProtocolError`."""
+    offset, length = int.from_bytes(meta[:8]), int.from_bytes(meta[8:])
+    if not length:
+        raise RemoteProtocolError(_WHERE, "no empty extent", f"one at {offset}")
+    if offset + length > block_length:
+        raise RemoteProtocolError(_WHERE, f"extents within the block's {block_length} bytes", [offset, length])
+    return offset, length
+
+
 def parse(meta: bytes | bytearray | memoryview, *, block_length: int) -> Extents:
     """The extents of a slot, in its order. Raise `RemoteProtocolError` if one is empty, beyond the block or overlaps
     another, or there are none or too many.
@@ -34,6 +49,8 @@ def parse(meta: bytes | bytearray | memoryview, *, block_length: int) -> Extents
         raise RemoteProtocolError(_WHERE, f"a meta of {EXTENT_BYTES} bytes an extent", len(meta))
     if not 1 <= count <= EXTENTS_MAX:
         raise RemoteProtocolError(_WHERE, f"1..{EXTENTS_MAX} extents", count)
+    if count == 1:
+        return np.array([parse_one(bytes(meta), block_length=block_length)], dtype=np.int64)
     rows = np.frombuffer(meta, dtype=_PAIR).astype(np.uint64)
     offsets, lengths = rows[:, 0], rows[:, 1]
     if not lengths.all():
@@ -44,8 +61,7 @@ def parse(meta: bytes | bytearray | memoryview, *, block_length: int) -> Extents
     if beyond.any():
         raise RemoteProtocolError(_WHERE, f"extents within the block's {block_length} bytes", rows[beyond][0].tolist())
     extents = rows.astype(np.int64)
-    if count > 1:
-        _check_apart(extents)
+    _check_apart(extents)
     return extents
 
 

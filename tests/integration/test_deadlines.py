@@ -45,6 +45,18 @@ async def test_source_waits_no_longer(
         await it.check_runs_on()
 
 
+@bounded
+async def test_owner_that_does_not_stop(host: DestinationHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An owner whose stop does not return is given up after a deadline of its own, and started again."""
+    monkeypatch.setattr(limits, "OWNER_DEADLINE_S", 0.2)
+    async with migration(host, Setup(here=X)) as it:
+        await stages.switching(it)
+        report = await it.report()
+        assert report.outcome is Outcome.FAILED
+        assert report.cause == "gave up after 0.2 s waiting for the owner to stop"
+        await it.check_runs_on()
+
+
 @pytest.mark.parametrize(
     ("message_type", "state", "words"),
     [

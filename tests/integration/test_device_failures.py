@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from harness.devices import RaisingDevice
 from harness.migration import Migration, Setup, bounded, migration
 from harness.ready_scripts import device
 from harness.remote import DestinationHost
@@ -48,6 +49,16 @@ async def test_device_fails_at_the_source(host: DestinationHost, step: Step) -> 
         stuck = step is Step.STATE_STOP
         assert ("and then" in report.cause) == stuck
         await it.check_runs_on(stuck=["x"] if stuck else [])
+
+
+@bounded
+async def test_device_raises_what_it_likes(host: DestinationHost) -> None:
+    """Whatever a device raises names it at both ends."""
+    async with migration(host, ends(device(), device())) as it:
+        it.replace_device(RaisingDevice("x", it.setup.here["x"]))
+        report = await failed(it)
+        assert "device x/0: ZeroDivisionError: no INITIAL" in report.cause
+        await it.check_runs_on()
 
 
 @bounded

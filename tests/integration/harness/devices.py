@@ -18,11 +18,23 @@ class GatedDevice(EmulatedDevice):
     def __init__(self, device_id: str, options: EmulatedOptions, *, phase: Phase) -> None:
         super().__init__(device_id, options)
         self.gate = threading.Event()
+        self.passed = 0
+        """How often a pass of that phase has gone through the gate."""
         self._gated = phase
 
     async def save(self, phase: Phase) -> AsyncIterator[Buffer]:
         """As it is, when the gate is open."""
         while phase is self._gated and not self.gate.is_set():  # noqa: ASYNC110 - the gate is another thread's
             await asyncio.sleep(_PAUSE_S)
+        self.passed += phase is self._gated
         async for chunk in super().save(phase):
             yield chunk
+
+
+class RaisingDevice(EmulatedDevice):
+    """Raises something of its own, not an error of the library's, when it saves."""
+
+    async def save(self, phase: Phase) -> AsyncIterator[Buffer]:
+        """It doesn't."""
+        raise ZeroDivisionError(f"no {phase.name}")
+        yield b""

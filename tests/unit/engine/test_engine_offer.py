@@ -90,7 +90,7 @@ def test_all_reasons_are_found_at_once() -> None:
     """Blocks, devices and kinds; what is missing here, what is missing there, and what does not fit."""
     offer = decide(
         offered(
-            blocks=tuple(m.BlockInfo(name, size, PAGE) for name, size in [("missing", 1), ("short", 8192), ("good", PAGE)]),
+            blocks=(*(m.BlockInfo(name, size, PAGE) for name, size in (("missing", 1), ("short", 8192), ("good", PAGE))),),
             devices=(info("missing"), info("old"), info("unable"), info("broken"), info("good")),
             kinds=("ram", "acme/log", "acme/other"),
         ),

@@ -326,6 +326,39 @@ async def test_garbage_on_main_is_the_peers_fault() -> None:
     peer.close()
 
 
+async def test_only_the_first_frame_must_be_short() -> None:
+    """Who is there is not known yet: it may take `FIRST_FRAME_BYTES_MAX`; what follows may be longer."""
+    long = m.Inventory(1, 1, tuple(m.BlockInfo(f"{n:04}" + "x" * 200, 1, 4096) for n in range(1000)), (), (), False)
+    assert len(serialize(long)) > limits.FIRST_FRAME_BYTES_MAX
+    stream, peer = await streams()
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(WAIT_S):
+        await loop.sock_sendall(peer, serialize(m.Commit()))
+        assert await stream.receive() == m.Commit()
+        sending = asyncio.create_task(loop.sock_sendall(peer, serialize(long)))
+        assert await stream.receive() == long
+        await sending
+    stranger, other = await streams()
+    other.send(serialize(long)[:100])
+    with pytest.raises(RemoteProtocolError, match=r"frame\.length"):
+        await stranger.receive()
+    for each in (stream, stranger):
+        each.abort()
+    peer.close()
+    other.close()
+
+
+async def test_a_connection_that_is_gone_takes_no_message() -> None:
+    """A typed error, and closing it again is nothing: under uvloop its transport would raise `RuntimeError`."""
+    stream, peer = await streams()
+    peer.close()
+    stream.abort()
+    with pytest.raises(TransportError, match="was lost"):
+        stream.send(m.Commit())
+    async with asyncio.timeout(WAIT_S):
+        await stream.close()
+
+
 async def test_a_peer_that_does_not_read_is_lost() -> None:
     """What piles up for it is bounded: about `MAIN_BACKLOG_BYTES_MAX`."""
     stream, peer = await streams()

@@ -45,10 +45,10 @@ def test_reason_codes_are_those_of_the_specification() -> None:
 
 def test_limits_are_those_of_the_specification() -> None:
     """Wherever proto/ gives a limit's name with a number, `limits` has the same."""
-    units = {"": 1, "MiB": limits.MIB, "GiB": limits.GIB}
+    units = {"": 1, "KiB": limits.KIB, "MiB": limits.MIB, "GiB": limits.GIB}
     found = {}
     for page in (PAGE, (PROTO / "native.md").read_text(encoding="utf-8")):
-        for name, number, unit in re.findall(r"`([A-Z_]+)` = (\d+)(?: (MiB|GiB))?", page):
+        for name, number, unit in re.findall(r"`([A-Z_]+)` = (\d+)(?: (KiB|MiB|GiB))?", page):
             found[name] = int(number) * units[unit]
     assert found.keys() >= {"FRAME_BYTES_MAX", "TEXT_BYTES_MAX", "NAME_BYTES_MAX", "ITEMS_MAX", "NESTING_MAX"}
     assert found == {name: getattr(limits, name) for name in found}

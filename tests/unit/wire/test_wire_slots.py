@@ -1,6 +1,5 @@
 """Slot headers and the slot reader: the order of checks, and who is asked when. The vectors hold the layout."""
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -89,7 +88,7 @@ def test_asks_for_header_then_meta_then_payload() -> None:
 
 def test_asks_for_nothing_where_there_is_nothing() -> None:
     """Without meta and payload the header is all, but the kind is still asked."""
-    header = dataclasses.replace(HEADER, meta_length=0, payload_length=0, length=0, live=False)
+    header = HEADER._replace(meta_length=0, payload_length=0, length=0, live=False)
     reading = Reading()
     (buffer,) = next(reading.steps)
     buffer[:] = serialize_header(header, b"")
@@ -151,7 +150,7 @@ def test_numbers_come_before_place(offset: int, value: bytes, where: str) -> Non
 
 def test_codec_must_be_negotiated() -> None:
     """Codec none goes without saying; any other must be among those in use."""
-    header = dataclasses.replace(HEADER, codec=2, length=9)
+    header = HEADER._replace(codec=2, length=9)
     data = serialize_header(header, META)
     assert Reading(codecs=frozenset({2})).fill_header(data)
     with pytest.raises(RemoteProtocolError) as caught:
@@ -161,7 +160,7 @@ def test_codec_must_be_negotiated() -> None:
 
 def test_payload_checksum_is_not_the_readers() -> None:
     """A payload that does not match comes through: whether that matters depends on LIVE, which is not decided here."""
-    header = dataclasses.replace(HEADER, payload_checksum=HEADER.payload_checksum ^ 1)
+    header = HEADER._replace(payload_checksum=HEADER.payload_checksum ^ 1)
     reading = Reading()
     (meta,) = reading.fill_header(serialize_header(header, META))
     meta[:] = META
@@ -202,7 +201,7 @@ def test_parses_views_of_larger_memory() -> None:
 def test_does_not_write_what_it_would_refuse(changes: dict[str, int], where: str) -> None:
     """A field out of its bounds is this side's error, by its name."""
     with pytest.raises(LocalProtocolError) as caught:
-        serialize_header(dataclasses.replace(HEADER, **changes), META)  # type: ignore[arg-type]
+        serialize_header(HEADER._replace(**changes), META)  # type: ignore[arg-type]
     assert caught.value.where == where
 
 
