@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 from machine_parts import Chunk, Load, Sent
 
@@ -238,6 +238,13 @@ class Pair:
             self.source.handle_failure(TransportError("the destination closed main"), self.now)
             return True
         return False
+
+    def hang(self) -> None:
+        """Main takes everything and delivers nothing from here on, not even its end."""
+        self.to_destination.clear()
+        self.to_source.clear()
+        self.lost = set(get_args(m.Message))
+        self._eof_told |= {"source", "destination"}
 
     def cut(self) -> None:
         """Main is lost, with all that was under way on it."""

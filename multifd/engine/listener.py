@@ -58,6 +58,8 @@ class Listener:
         self._host: Host | None = None
         self._sessions: dict[bytes, Session] = {}
         self._unconfirmed: set[bytes] = set()
+        self._told: set[bytes] = set()
+        """Sessions that are not closed yet, and whose source has asked and knows already."""
         self._confirmed = asyncio.Event()
         self._pending: dict[asyncio.Task[None], None] = {}
         self._serving: dict[asyncio.Task[None], MainStream] = {}
@@ -116,9 +118,10 @@ class Listener:
     def close_session(self, session: bytes, *, confirmed: bool) -> None:
         """The session has ended; `confirmed` if the source knows how, or it does not matter to it."""
         self._sessions.pop(session, None)
-        if not confirmed:
+        if not confirmed and session not in self._told:
             self._unconfirmed.add(session)
             self._confirmed.clear()
+        self._told.discard(session)
 
     # -- connections
 
@@ -223,6 +226,8 @@ class Listener:
         stream.send(answer or m.OutcomeIs(m.Fate.UNKNOWN, "undecided"))
         await stream.close()
         if answer is not None and answer.outcome is not m.Fate.UNKNOWN:
+            if asked.session in self._sessions:
+                self._told.add(asked.session)
             self._unconfirmed.discard(asked.session)
             if not self._unconfirmed:
                 self._confirmed.set()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from harness.devices import RaisingDevice
+from harness.devices import RaisingDevice, StickingDevice
 from harness.migration import Migration, Setup, bounded, migration
 from harness.ready_scripts import device
 from harness.remote import DestinationHost
 
 from multifd import EmulatedOptions, Outcome, Report, SourceOptions, limits
+from multifd.device import DeviceState
 from multifd.device.emulated_options import Step
 from multifd.session import source as machine
 from multifd.session.states import SourceState
@@ -58,6 +59,21 @@ async def test_device_raises_what_it_likes(host: DestinationHost) -> None:
         it.replace_device(RaisingDevice("x", it.setup.here["x"]))
         report = await failed(it)
         assert "device x/0: ZeroDivisionError: no INITIAL" in report.cause
+        await it.check_runs_on()
+
+
+@bounded
+async def test_device_between_two_states(host: DestinationHost) -> None:
+    """A device that is on its way into PRE_COPY when the migration fails is taken back to RUNNING."""
+    async with migration(host, ends(device(), device())) as it:
+        x = StickingDevice("x", it.setup.here["x"])
+        it.replace_device(x)
+        await it.begin()
+        await it.proxy.until(
+            lambda: x.state is DeviceState.PRE_COPY and it.chunks_of("y") > 1, "both devices in PRE_COPY"
+        )
+        it.proxy.cut_main()
+        assert (await it.report()).outcome is Outcome.FAILED
         await it.check_runs_on()
 
 

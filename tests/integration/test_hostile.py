@@ -22,7 +22,7 @@ from harness.wire_source import WAIT_S, WireSource
 from multifd import BufferBlock, Source, SourceOptions, limits
 from multifd import messages as m
 from multifd.errors import Code
-from multifd.wire.control import serialize
+from multifd.wire.control import ControlReader, serialize
 from multifd.wire.extents import pack
 from multifd.wire.preamble import MAIN_PREAMBLE, DataPreamble
 from multifd.wire.slots import SlotHeader, serialize_header
@@ -90,15 +90,15 @@ class Serving:
         assert self.said() == "completed"
 
     @contextlib.contextmanager
-    def attached(self) -> Iterator[WireSource]:
-        """A source that is written by hand, with its channels attached. Its session fails in the end, and it alone."""
+    def attached(self, ends: str = "failed") -> Iterator[WireSource]:
+        """A source that is written by hand, with its channels attached. Its session ends in this way, and it alone."""
         source = WireSource(self.port)
         try:
             source.attach(BLOCKS)
             yield source
         finally:
             source.close()
-            assert self.said().startswith("failed")
+        assert self.said().startswith(ends)
 
 
 @pytest.fixture(scope="module")
@@ -290,4 +290,39 @@ async def test_nobody_else_attaches_to_a_session(serving: Serving) -> None:
                 assert is_dropped(stranger)
         source.tell(m.Sync("ram", 1, (0, 0)))
         assert source.until(m.SyncDone) == m.SyncDone("ram", 1)
+    await serving.serve_a_good_source()
+
+
+COMMIT = serialize(m.Commit())
+CANCEL = serialize(m.Cancel(Code.CANCELLED, "after all"))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [CANCEL, COMMIT, frame(limits.FRAME_BYTES_MAX + 1), b"x" * 99],
+    ids=["CANCEL", "COMMIT", "a frame that is too long", "random bytes"],
+)
+async def test_nothing_that_follows_commit_undoes_it(serving: Serving, more: bytes) -> None:
+    """The destination starts, and says so, or never saw COMMIT, and says so: what it says is what it does."""
+    with contextlib.closing(WireSource(serving.port)) as source:
+        source.attach(BLOCKS)
+        source.load()
+        source.main.sendall(COMMIT + more)
+        answer = source.next()
+    assert isinstance(answer, m.Started | m.Aborted)
+    assert serving.said().split()[0] == ("completed" if isinstance(answer, m.Started) else "failed")
+    assert isinstance(answer, m.Started) or more not in (CANCEL, COMMIT)
+    await serving.serve_a_good_source()
+
+
+async def test_a_source_that_crashes_after_commit_finds_the_answer(serving: Serving) -> None:
+    """Main is reset with COMMIT on it, before STARTED can be written: it starts all the same, and can be asked."""
+    with serving.attached(ends="completed") as source:
+        source.load()
+        source.tell(m.Commit())
+        source.reset()
+        question = MAIN_PREAMBLE + serialize(m.AskOutcome(source.session, source.secret))
+        with connected(serving.port, 1, lambda _: question) as (asking,):
+            (answer,) = ControlReader().feed(asking.recv(1 << 16))
+    assert answer == m.OutcomeIs(m.Fate.STARTED, "")
     await serving.serve_a_good_source()

@@ -207,6 +207,10 @@ ENDS = [
         setup=Setup(here={"x": X}), script=end.answered_on_main_alone, waits=ASKS, outcome=FAILED, there=("COMMIT",),
     ),
     Row(
+        source="COMMIT is late", destination="", then="asks, is told ABORTED, and COMMIT starts nothing any more",
+        setup=Setup(here={"x": X}), script=end.late_commit, waits=ASKS, outcome=FAILED, there=("COMMIT",),
+    ),
+    Row(
         source="asks early", destination="the owner is slow to start", then="is told STARTED when it is known",
         setup=Setup(here={"x": X}, owner_there="waits"), script=end.slow_to_start, waits=ASKS,
     ),

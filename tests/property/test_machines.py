@@ -41,7 +41,7 @@ HELD = (a.OpenChannels, a.BeginRound, a.SaveInitial, a.Survey, a.StopOwner, a.Sa
 
 FORGED_TO_DESTINATION = [message for kind, message in SAMPLES.items() if kind is not m.Commit]
 FORGED_TO_SOURCE = [message for kind, message in SAMPLES.items() if kind not in (m.Aborted, m.OutcomeIs)]
-"""All but the words that give the right to run, or give it back: against a peer that lies with these nobody can help."""
+"""All but the words that give the right to run, or give it back: against lies with these there is no help."""
 VARIANTS: list[m.Message] = [
     m.Settled((10**6, 10**6)),
     m.Resend(7, 10**6),
@@ -164,7 +164,7 @@ class Walk:
 
     def hang(self) -> None:
         self.hung = True
-        self.pair.lost = set(SAMPLES)
+        self.pair.hang()
 
     def toggle_reachable(self) -> None:
         self.pair.reachable = not self.pair.reachable

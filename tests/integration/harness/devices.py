@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator
 
-from multifd import EmulatedDevice, EmulatedOptions, Phase
+from multifd import DeviceState, EmulatedDevice, EmulatedOptions, Phase
 from multifd.slot import Buffer
 
 _PAUSE_S = 0.002
@@ -29,6 +29,16 @@ class GatedDevice(EmulatedDevice):
         self.passed += phase is self._gated
         async for chunk in super().save(phase):
             yield chunk
+
+
+class StickingDevice(EmulatedDevice):
+    """Goes to PRE_COPY and never says that it is there."""
+
+    async def set_state(self, state: DeviceState) -> None:
+        """As it is, but for that."""
+        await super().set_state(state)
+        if state is DeviceState.PRE_COPY:
+            await asyncio.get_running_loop().create_future()
 
 
 class RaisingDevice(EmulatedDevice):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 
 from harness.migration import Migration, reported
-from harness.proxy import Cut, Rule, cut_before, drop
+from harness.proxy import Cut, Rule, Way, cut_before, drop
 from harness.ready_scripts import Script
 from multifd import Outcome, Report
 from multifd import messages as m
@@ -45,6 +45,23 @@ async def answered_on_main_alone(it: Migration) -> Report:
     it.proxy.rule(m.OutcomeIs, drop)
     await it.begin()
     return await it.report()
+
+
+async def late_commit(it: Migration) -> Report:
+    """COMMIT arrives when the destination has answered ABORTED: it starts nothing."""
+    commit = it.proxy.hold(Way.TO_DESTINATION, m.Commit)
+
+    def answer(message: m.Message) -> tuple[m.Message]:
+        commit.release()
+        return (message,)
+
+    it.proxy.rule(m.OutcomeIs, answer)
+    await it.begin()
+    report = await it.report()
+    assert it.proxy.of(m.OutcomeIs)[0].outcome is Fate.ABORTED
+    await it.destination.ended()
+    assert it.destination.starts == 0
+    return report
 
 
 async def slow_to_start(it: Migration) -> Report:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 
 from multifd import messages as m
 from multifd.wire.control import ControlReader, serialize
@@ -68,3 +69,14 @@ class WireSource:
         for number in (1, 2):
             self.channels.append(self.connect(DataPreamble(self.session, self.secret, number).serialize()))
         self.until(m.Attached)
+
+    def load(self) -> None:
+        """After `attach`: to LOADED, without having sent any state."""
+        self.tell(m.StopCopy({}))
+        self.tell(m.End((0, 0), {}, 0))
+        self.until(m.Loaded)
+
+    def reset(self) -> None:
+        """Main is lost as if this host had crashed: the destination sees a reset."""
+        self.main.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.main.close()

@@ -185,6 +185,22 @@ def test_the_bandwidth_limit_holds_work_back() -> None:
     assert len(test.senders[0].jobs) == begun + 1
 
 
+def test_the_debt_to_the_limit_runs_off() -> None:
+    """What went ahead of the limit holds the next piece back for so long; without a limit there is none."""
+    test = Dispatching(1, bandwidth_limit=100_000)
+    test.add("a")
+    assert test.dispatcher.debt_s(100.0) == 0.0
+    test.dispatcher.put("a", iter([slot(1, 50_000)]), 100.0)
+    debt_s = test.dispatcher.debt_s(100.0)
+    assert 0.4 < debt_s <= 0.5
+    assert test.dispatcher.debt_s(100.2) == pytest.approx(debt_s - 0.2)
+    assert test.dispatcher.debt_s(101.0) == 0.0
+    free = Dispatching(1)
+    free.add("a")
+    free.dispatcher.put("a", iter([slot(1, 50_000)]), 100.0)
+    assert free.dispatcher.debt_s(100.0) == 0.0
+
+
 def test_settled_slots_are_forgotten_and_measured() -> None:
     """Their bytes make the rate, while there is anything under way."""
     test = Dispatching(2)

@@ -88,9 +88,10 @@ def test_what_fits_is_taken_in_the_order_of_the_offer() -> None:
 
 def test_all_reasons_are_found_at_once() -> None:
     """Blocks, devices and kinds; what is missing here, what is missing there, and what does not fit."""
+    sizes = {"missing": 1, "short": 2 * PAGE, "good": PAGE}
     offer = decide(
         offered(
-            blocks=(*(m.BlockInfo(name, size, PAGE) for name, size in (("missing", 1), ("short", 8192), ("good", PAGE))),),
+            blocks=tuple(m.BlockInfo(name, size, PAGE) for name, size in sizes.items()),
             devices=(info("missing"), info("old"), info("unable"), info("broken"), info("good")),
             kinds=("ram", "acme/log", "acme/other"),
         ),

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
+import uvloop
 
 from multifd import limits
 from multifd import messages as m
@@ -348,15 +351,25 @@ async def test_only_the_first_frame_must_be_short() -> None:
     other.close()
 
 
-async def test_a_connection_that_is_gone_takes_no_message() -> None:
-    """A typed error, and closing it again is nothing: under uvloop its transport would raise `RuntimeError`."""
-    stream, peer = await streams()
-    peer.close()
-    stream.abort()
-    with pytest.raises(TransportError, match="was lost"):
-        stream.send(m.Commit())
-    async with asyncio.timeout(WAIT_S):
-        await stream.close()
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_a_connection_that_is_gone_takes_no_message(run: Callable[[Coroutine[Any, Any, None]], None]) -> None:
+    """A typed error on either loop (the transports of one raise `RuntimeError`), and closing it again is nothing."""
+
+    async def reset() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            stream = await MainStream.open(Address(host="127.0.0.1", port=server.getsockname()[1]), b"x")
+            peer, _ = server.accept()
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        peer.close()
+        with pytest.raises(TransportError, match="reset"):
+            await stream.receive()
+        with pytest.raises(TransportError, match="was lost"):
+            stream.send(m.Commit())
+        async with asyncio.timeout(WAIT_S):
+            await stream.close()
+        stream.abort()
+
+    run(reset())
 
 
 async def test_a_peer_that_does_not_read_is_lost() -> None:

@@ -188,6 +188,19 @@ def test_sync_done_comes_when_all_is_settled_and_after_the_counts() -> None:
     assert said(session) == [m.SyncDone("acme/log", 1)]
 
 
+def test_counts_are_awaited_while_a_sync_or_end_is_open() -> None:
+    """That is when every slot that is settled counts at once."""
+    session = receiving()
+    assert not session.awaits_counts
+    session.handle_message(m.Sync("ram", 1, (1, 0)), 0.0)
+    assert session.awaits_counts
+    session.handle_settled((1, 0), 0.0)
+    assert not session.awaits_counts
+    session.handle_message(m.StopCopy({}), 0.0)
+    session.handle_message(m.End((2, 0), {}, 0), 0.0)
+    assert session.awaits_counts
+
+
 def test_resend_is_written_before_the_count_that_covers_it() -> None:
     """proto/control.md section 2: so that a source never forgets a slot that is to be sent again."""
     session = receiving()

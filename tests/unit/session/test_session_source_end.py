@@ -259,11 +259,21 @@ def test_commit_that_was_lost_is_asked_about_and_aborted() -> None:
     assert a.StartOwner() in pair.source_did
 
 
-def test_commit_that_never_arrives_is_asked_about_in_time() -> None:
-    """Main hangs: after `STARTED_DEADLINE_S` the source asks, and that aborts the destination, which waits still."""
+def test_commit_that_never_arrives_is_given_up_by_the_destination() -> None:
+    """After `COMMIT_DEADLINE_S` it aborts and says so: the owner runs here, and nobody has to ask."""
     pair = Pair.of()
     pair.lost = {m.Commit}
-    began = pair.run(lambda p: p.source.state is S.COMMITTED).now
+    pair.run()
+    assert pair.source.visited == [*UP_TO_COMMIT, S.FAILED]
+    assert "the source's COMMIT" in str(pair.source_error)
+    assert (pair.source_runs, pair.destination_runs) == (True, False)
+
+
+def test_a_main_that_hangs_at_commit_is_asked_about_in_time() -> None:
+    """Nothing arrives either way: after `STARTED_DEADLINE_S` the source asks, and is told that it may go on."""
+    pair = Pair.of().run(lambda p: p.source.state is S.COMMITTED)
+    began = pair.now
+    pair.hang()
     pair.run()
     assert pair.now - began == pytest.approx(limits.STARTED_DEADLINE_S, abs=0.05)
     assert pair.source.visited == [*UP_TO_COMMIT, S.ASKING, S.FAILED]
