@@ -143,7 +143,7 @@ def _over_limit(situation: Situation, needs: Sequence[_Need], expected: float | 
         return ["rate of the channels: not measured yet"]
     if expected <= limit:
         return []
-    of_limit = f"of the limit of {_seconds(limit)}"
+    the_limit = f" (the limit is {_seconds(limit)})"
     hopeless = situation.fixed_s > limit  # then say so, and measure the needs against all of the limit
     fixed_s = 0.0 if hopeless else situation.fixed_s
     rate = situation.rate or float("inf")  # without a rate there are no bytes
@@ -158,10 +158,10 @@ def _over_limit(situation: Situation, needs: Sequence[_Need], expected: float | 
         fitting_s = max(fitting_s, need.stop_s)
         if fitting_bytes / rate + fixed_s + fitting_s > limit:
             at_rate = f" at {rate / 1e9:.2f} GB/s" if need.bytes else ""
-            together = "" if alone(need) > limit else f"; {_seconds(expected)} with all else"
-            named.append(f"{need.text} {_seconds(alone(need))} {of_limit}{at_rate}{together}")
+            together = "" if alone(need) > limit else f", {_seconds(expected)} with all else"
+            named.append(f"{need.text} {_seconds(alone(need))}{at_rate}{together}{the_limit}")
     if hopeless:
-        named.append(f"owner: stop, start and round trips need {_seconds(situation.fixed_s)} {of_limit}")
+        named.append(f"owner: stop, start and round trips need {_seconds(situation.fixed_s)}{the_limit}")
     return named[::-1]
 
 

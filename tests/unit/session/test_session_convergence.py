@@ -105,9 +105,9 @@ def test_unknown_rate_waits_but_only_if_there_are_bytes() -> None:
 def test_says_what_memory_needs() -> None:
     """The sentence has the feed's own words, the time, the limit and the rate."""
     decision = decide(situation(ram(int(312.4 * MIB), "ram: 312.4 MiB dirty"), rate=1.1e9))
-    assert decision.waiting_for == ("ram: 312.4 MiB dirty need 298 ms of the limit of 100 ms at 1.10 GB/s",)
+    assert decision.waiting_for == ("ram: 312.4 MiB dirty need 298 ms at 1.10 GB/s (the limit is 100 ms)",)
     decision = decide(situation(ram(64 * MIB), rate=1e6))
-    assert decision.waiting_for == ("ram: 64.0 MiB dirty need 67.1 s of the limit of 100 ms at 0.00 GB/s",)
+    assert decision.waiting_for == ("ram: 64.0 MiB dirty need 67.1 s at 0.00 GB/s (the limit is 100 ms)",)
 
 
 def test_says_what_a_device_needs() -> None:
@@ -115,10 +115,10 @@ def test_says_what_a_device_needs() -> None:
     nic = replace(IDLE_DEVICE, name="nic/0", dirty=512, stop_copy=4 * MIB, declared_stop_s=0.2)
     decision = decide(situation(nic, rate=1e9))
     assert decision.waiting_for == (
-        "device nic/0: dirty of 512 bytes, stop-copy of 4.0 MiB needs 204 ms of the limit of 100 ms at 1.00 GB/s",
+        "device nic/0: dirty of 512 bytes, stop-copy of 4.0 MiB needs 204 ms at 1.00 GB/s (the limit is 100 ms)",
     )
     slow = replace(IDLE_DEVICE, name="slow/0", declared_stop_s=1.5)
-    assert decide(situation(slow)).waiting_for == ("device slow/0: its stop needs 1.50 s of the limit of 100 ms",)
+    assert decide(situation(slow)).waiting_for == ("device slow/0: its stop needs 1.50 s (the limit is 100 ms)",)
 
 
 def test_names_no_more_than_stand_in_the_way() -> None:
@@ -131,13 +131,13 @@ def test_names_no_more_than_stand_in_the_way() -> None:
 def test_says_when_only_the_sum_is_too_much() -> None:
     """Each alone would fit: the sentence gives the whole as well."""
     texts = decide(situation(ram(80 * MIB), fixed_s=0.05)).waiting_for
-    assert texts == ("ram: 80.0 MiB dirty need 80 ms of the limit of 100 ms at 1.05 GB/s; 130 ms with all else",)
+    assert texts == ("ram: 80.0 MiB dirty need 80 ms at 1.05 GB/s, 130 ms with all else (the limit is 100 ms)",)
 
 
 def test_says_when_the_limit_can_never_be_met() -> None:
     """The fixed part alone is over the limit: that is named, and besides only what is over it by itself."""
     texts = decide(situation(ram(80 * MIB), FeedNeed("log", "", MIB), fixed_s=0.3)).waiting_for
-    assert texts == ("owner: stop, start and round trips need 300 ms of the limit of 100 ms",)
+    assert texts == ("owner: stop, start and round trips need 300 ms (the limit is 100 ms)",)
     texts = decide(situation(ram(500 * MIB), fixed_s=0.3)).waiting_for
     assert [text.partition(":")[0] for text in texts] == ["owner", "ram"]
 
