@@ -144,6 +144,7 @@ class DestinationHalf(Half):
             options=multifd.DestinationOptions(
                 channels_max=CHANNELS_MAX,
                 congestion_control=self.settings.congestion,
+                populate=False,  # it is populated already
             ),
         )
         cpu_s_before = _cpu_s()

@@ -86,6 +86,8 @@ class Report:
     switchover_returns: int = 0
     trackers: dict[str, str] = field(default_factory=dict)
     """Block name → mode of dirty tracking really in use."""
+    populated: dict[str, str] = field(default_factory=dict)
+    """Destination: block name → how its memory was populated ahead of the data, in words."""
     codec: str = "none"
     tls: bool = False
     congestion_control: str = ""

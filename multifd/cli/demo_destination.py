@@ -57,7 +57,7 @@ class DemoDestination:
             devices=self._devices,
             kinds=[],
             owner=self._owner,
-            options=DestinationOptions(channels_max=64),
+            options=DestinationOptions(channels_max=64, populate=False),
         )
         self._session = asyncio.create_task(destination.run())
         self._stack.push_async_callback(_end, self._session)

@@ -21,6 +21,7 @@ from multifd.engine.loader import DeviceLoader, LoadEvent, LoadFailed, LoadProgr
 from multifd.engine.offer import Offer, Provider, decide
 from multifd.engine.options import DestinationOptions
 from multifd.engine.owner import Owner
+from multifd.engine.populator import Populator
 from multifd.engine.progress import ProgressFeed
 from multifd.engine.receiver import ChannelReceiver, Mismatch, ReceiveEnded, ReceiveEvent
 from multifd.engine.timer import LazyTimer
@@ -62,12 +63,14 @@ class DestinationRun:
         self.error: MultifdError | None = None
         self.began = self.transfer_began = self.transfer_ended = 0.0
         self.had_state = False
+        self.populated: dict[str, str] = {}
         self._listener = listener
         self._main = main
         self._blocks = blocks
         self._devices = devices
         self._user_kinds = kinds
         self._owner = owner
+        self._populator = Populator()
         self._progress = progress
         self._claim = claim
         self._offer: Offer | None = None
@@ -155,6 +158,7 @@ class DestinationRun:
             receiver.cancel()
         for receiver in self.receivers:
             await asyncio.to_thread(receiver.join)
+        self.populated = await asyncio.to_thread(self._populator.stop)
         stuck = [loader.device.name for loader in self.loaders if not await asyncio.to_thread(loader.stop)]
         if stuck and self.error is not None:
             self.error = MultifdError(f"{self.error}; and device {', '.join(stuck)} did not let go of its worker")
@@ -211,6 +215,8 @@ class DestinationRun:
     def _begin_state(self) -> None:
         self.had_state = True
         self.transfer_began = self.now
+        if self.options.populate and self._offer is not None:
+            self._populator.start(self._offer.blocks)
         self.receivers.sort(key=lambda each: each.number)
         for loader in self.loaders:
             loader.start()
@@ -220,6 +226,8 @@ class DestinationRun:
     # -- what happens
 
     def _handle_message(self, message: m.Message) -> None:
+        if isinstance(message, m.StopCopy):
+            self._populator.halt()
         try:
             self.session.handle_message(message, self.now)
         except MultifdError as error:

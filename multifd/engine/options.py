@@ -61,5 +61,8 @@ class DestinationOptions:
     explicit_switchover: bool = True
     """Whether it is able to."""
     device_credit: int = limits.DEVICE_CREDIT_BYTES
+    populate: bool = True
+    """Populate the blocks' memory ahead of the data, with huge pages where possible, while the first slots arrive. Turn
+    it off for memory that is populated already, or of which most will never be used."""
     congestion_control: str | None = None
     socket_buffer: int | None = None

@@ -100,6 +100,7 @@ def destination_report(run: DestinationRun) -> Report:
         elapsed_s=run.now - run.began,
         transfer_s=max(0.0, (run.transfer_ended or run.now) - run.transfer_began) if run.transfer_began else 0.0,
         kinds=_sum(receiver.tallies for receiver in run.receivers),
+        populated=run.populated,
         mismatches=session.mismatches,
         corrupt_resends=session.corrupt,
         codec=next((name for name in session.features if name in run.options.codecs), "none"),

@@ -80,6 +80,11 @@ class Source:
         await run.run()
         return finish(source_report(run, (), self._options), run.error)
 
+    @property
+    def report(self) -> Report | None:
+        """How `run` ended, or stands; None before it. For a task that was cancelled after COMMIT, say."""
+        return source_report(self._run, self._blocks, self._options) if self._run is not None else None
+
     def cancel(self, cause: str = "cancelled") -> bool:
         """Call the migration off. False if it is too late (COMMIT is sent) or there is none."""
         return self._run is not None and self._run.cancel(cause)

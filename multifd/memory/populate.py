@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import threading
 from contextlib import suppress
 from typing import Any
 
@@ -34,12 +35,12 @@ def allocate(length: int) -> mmap.mmap:
     return memory
 
 
-def populate(buffer: Any) -> str:
+def populate(buffer: Any, stop: threading.Event | None = None) -> str:
     """Have all of `buffer`'s pages in memory, huge ones if the kernel gives them. Never changes contents, and never
     fails.
 
     Returns what it got, in words: "huge pages, 2 MiB", "4 KiB pages", or "not populated: " and the reason. Blocks,
-    for seconds a GiB where the host has to find the memory first; releases the GIL.
+    for seconds a GiB where the host has to find the memory first; releases the GIL. Ends early once `stop` is set.
     """
     try:
         view = flat(buffer)
@@ -49,6 +50,8 @@ def populate(buffer: Any) -> str:
         with suppress(OSError):  # file-backed memory, or a kernel without huge pages
             madvise(first, length, _MADV_HUGEPAGE)
         for at in range(first, first + length, _STEP):
+            if stop is not None and stop.is_set():
+                return f"not populated: ended at {100 * (at - first) // length} %"
             madvise(at, min(_STEP, first + length - at), _MADV_POPULATE_WRITE)
         huge = min(huge_bytes(first, first + length), length)
     except (OSError, ValueError, TypeError) as error:
