@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import secrets
 import socket
-import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -24,7 +23,7 @@ from multifd.engine.owner import Owner
 from multifd.engine.populator import Populator
 from multifd.engine.progress import ProgressFeed
 from multifd.engine.receiver import ChannelReceiver, Mismatch, ReceiveEnded, ReceiveEvent
-from multifd.engine.timer import LazyTimer
+from multifd.engine.session_run import SessionRun
 from multifd.engine.transport import DataSocket, MainStream, SocketOptions, tune
 from multifd.errors import Code, MultifdError, OwnerError, TransportError
 from multifd.kinds.chunk import ChunkKind
@@ -38,11 +37,10 @@ from multifd.session.states import DestinationState
 from multifd.slot import SlotKind
 from multifd.stats import Progress
 
-_TICK_S = 0.1
 _BEFORE_STATE = frozenset({DestinationState.HELLO, DestinationState.INVENTORY, DestinationState.ATTACH})
 
 
-class DestinationRun:
+class DestinationRun(SessionRun):
     """One session of a destination. `claim` says whether this session may have the state (one may, at a time)."""
 
     def __init__(
@@ -58,9 +56,9 @@ class DestinationRun:
         self.session = DestinationSession(
             DestinationPlan(secret=self.secret, features=(*able, *options.codecs), channels_max=options.channels_max)
         )
+        super().__init__(self.session, progress)
         self.receivers: list[ChannelReceiver] = []
         self.loaders: list[DeviceLoader] = []
-        self.error: MultifdError | None = None
         self.began = self.transfer_began = self.transfer_ended = 0.0
         self.had_state = False
         self.populated: dict[str, str] = {}
@@ -71,21 +69,13 @@ class DestinationRun:
         self._user_kinds = kinds
         self._owner = owner
         self._populator = Populator()
-        self._progress = progress
         self._claim = claim
         self._offer: Offer | None = None
         self._opened = False
-        self._loop = asyncio.get_running_loop()
-        self._events: EventQueue[ReceiveEvent | LoadEvent] = EventQueue(
-            self._loop, self._handle_events, lambda error: self.fail(MultifdError(repr(error)))
-        )
+        self._events: EventQueue[ReceiveEvent | LoadEvent] = EventQueue(self._loop, self._handle_events, self.fail)
         self._kinds: dict[int, SlotKind] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._ended = asyncio.Event()
         self._source_gone = asyncio.Event()
         self._confirmed = False
-        self._timer = LazyTimer(self._loop, self._on_timer)
-        self._acting = False
 
     # -- life
 
@@ -110,19 +100,9 @@ class DestinationRun:
             await asyncio.shield(self._release())
 
     @property
-    def now(self) -> float:
-        """The machine's time. Not the loop's: uvloop's stands still within a turn and counts whole milliseconds."""
-        return time.monotonic()
-
-    @property
     def explicit(self) -> bool:
         """Whether explicit switchover is in use."""
         return EXPLICIT_SWITCHOVER in self.session.features
-
-    def fail(self, error: MultifdError) -> None:
-        """Something failed on this side. Without effect once COMMIT was received."""
-        self.session.handle_failure(error, self.now)
-        self._act()
 
     def snapshot(self) -> Progress:
         """How it stands."""
@@ -179,12 +159,13 @@ class DestinationRun:
         finally:
             self._source_gone.set()
 
-    async def _tick(self) -> None:
-        while True:
-            if self.had_state:
-                self._handle_events()  # counters that moved since the workers' last hint
-                self._progress.publish(self.snapshot())
-            await asyncio.sleep(_TICK_S)
+    @property
+    def _is_told(self) -> bool:
+        return self.had_state
+
+    def _look(self) -> None:
+        if self.had_state:
+            self._handle_events()  # counters that moved since the workers' last hint
 
     # -- for the listener
 
@@ -279,21 +260,8 @@ class DestinationRun:
     # -- what to do
 
     def _act(self) -> None:
-        if self._acting:
-            return
-        self._acting = True
-        try:
-            while (action := self.session.poll_action()) is not None:
-                self._DO[type(action)](self, action)
-        finally:
-            self._acting = False
+        super()._act()
         self._events.urgent = self.session.awaits_counts
-        if not self._ended.is_set():
-            self._timer.set(self.session.wake_at)
-
-    def _on_timer(self) -> None:
-        self.session.handle_timer(self.now)
-        self._act()
 
     def _send(self, action: a.Send) -> None:
         try:
@@ -375,24 +343,6 @@ class DestinationRun:
         a.Prepare: _prepare,
         a.StartOwner: _start_owner,
     }
-
-    # -- tasks
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = self._loop.create_task(self._guard(work))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
-        """Whatever goes wrong in a task fails the session, with its cause."""
-        try:
-            await work
-        except MultifdError as error:
-            self.session.handle_failure(error, self.now)
-            self._act()
-        except Exception as error:  # a bug here, or in the owner or a device
-            self.session.handle_failure(MultifdError(f"{type(error).__name__}: {error}"), self.now)
-            self._act()
 
 
 async def _owners(work: Coroutine[Any, Any, None], what: str) -> None:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar, cast
 
@@ -25,9 +24,9 @@ from multifd.engine.owner import Owner
 from multifd.engine.progress import ProgressFeed
 from multifd.engine.saver import ChunkSaved, DeviceSaver, Rearmed, SaveEvent, SaveFailed
 from multifd.engine.sender import ChannelSender, JobDone, SendEvent, SendFailed
+from multifd.engine.session_run import SessionRun, as_ours
 from multifd.engine.survey import Surveyor
 from multifd.engine.switch import Switch
-from multifd.engine.timer import LazyTimer
 from multifd.engine.transport import Address, DataSocket, MainStream, SocketOptions, connect, translated
 from multifd.errors import DeadlineError, DeviceError, MultifdError, OwnerError, RemoteProtocolError, TransportError
 from multifd.kinds.chunk import NAME as CHUNK
@@ -39,7 +38,6 @@ from multifd.slot import Feed, Slot
 from multifd.stats import Progress
 from multifd.wire.preamble import MAIN_PREAMBLE, DataPreamble
 
-_TICK_S = 0.1
 _RUNS_ON = frozenset({SourceState.FAILED, SourceState.CANCELLED, SourceState.REFUSED, SourceState.PREFLIGHTED})
 
 
@@ -48,7 +46,7 @@ def device_flow(number: int) -> str:
     return f"{CHUNK}:{number}"
 
 
-class SourceRun:
+class SourceRun(SessionRun):
     """One session of a source, from HELLO to its end."""
 
     def __init__(
@@ -56,38 +54,30 @@ class SourceRun:
         options: SourceOptions, progress: ProgressFeed,
     ) -> None:  # fmt: skip
         self.session = SourceSession(plan)
+        super().__init__(self.session, progress)
         self.dispatcher = Dispatcher(bandwidth_limit=options.bandwidth_limit)
         self.downtime = DowntimeClock()
         self.began = self.transfer_began = self.transfer_ended = 0.0
-        self.error: MultifdError | None = None
         self.mismatches = 0
         self.congestion_control = ""
         self._address = address
         self._feeds = {feed.name: feed for feed in feeds}
         self._flow_of_kind = {kind: feed.name for feed in feeds for kind in feed.kinds}
         self._options = options
-        self._progress = progress
-        self._loop = asyncio.get_running_loop()
-        self._events: EventQueue[SendEvent | SaveEvent] = EventQueue(
-            self._loop, self._handle_events, lambda error: self._fail(_as_ours(error))
-        )
+        self._events: EventQueue[SendEvent | SaveEvent] = EventQueue(self._loop, self._handle_events, self.fail)
         self.savers = [DeviceSaver(n, device, self._events) for n, device in enumerate(devices, start=1)]
         self._main: MainStream | None = None
         self._pools = {name: ThreadPoolExecutor(1, thread_name_prefix=f"multifd-pool-{name}") for name in self._feeds}
         """One thread a feed: its calls never overlap, not even with one that nobody waits for any more."""
         self._switch = Switch(owner, self.savers, self.downtime)
         self.surveyor = Surveyor(self.session, self._feeds, self._pools, self.savers, options)
-        self._tasks: set[asyncio.Task[None]] = set()
         self._owner_task: asyncio.Task[None] | None = None
         """The owner's last stop or start: the next one waits for it."""
-        self._ended = asyncio.Event()
-        self._timer = LazyTimer(self._loop, self._on_timer)
         self._rounds: dict[str, int] = {}
         """Flow → bytes sent when its running round began."""
         self._collecting: set[str] = set()
         self._stop_copies_left: int | None = None
         self._end_resends: int | None = None
-        self._acting = False
         self._asking: asyncio.Task[None] | None = None
 
     # -- life
@@ -126,11 +116,6 @@ class SourceRun:
         done = self.session.cancel(cause, self.now)
         self._act()
         return done
-
-    @property
-    def now(self) -> float:
-        """The machine's time. Not the loop's: uvloop's stands still within a turn and counts whole milliseconds."""
-        return time.monotonic()
 
     async def _connect(self) -> None:
         try:
@@ -186,12 +171,7 @@ class SourceRun:
                 self._handle_message(message)
             raise TransportError("the destination closed the main connection")
         except MultifdError as error:
-            self._fail(error)
-
-    async def _tick(self) -> None:
-        while True:
-            self._progress.publish(self.snapshot())
-            await asyncio.sleep(_TICK_S)
+            self.fail(error)
 
     def snapshot(self) -> Progress:
         """How it stands."""
@@ -245,9 +225,9 @@ class SourceRun:
 
     def _channel_lost(self, event: SendFailed) -> None:
         """A channel's worker ended. If its connection was lost, main may be about to say why: it gets a moment."""
-        error = _as_ours(event)
+        error = as_ours(event.error, f"data channel {event.channel}: ")
         if isinstance(error, TransportError):
-            self._loop.call_later(limits.LAST_WORDS_S, self._fail, error)
+            self._loop.call_later(limits.LAST_WORDS_S, self.fail, error)
         else:
             self.session.handle_failure(error, self.now)
 
@@ -272,33 +252,13 @@ class SourceRun:
         chunks = {saver.number: saver.chunks for saver in self.savers}
         self.session.handle_all_sent(self.dispatcher.counts, chunks, now)
 
-    def _fail(self, error: MultifdError) -> None:
-        self.session.handle_failure(error, self.now)
-        self._act()
-
     # -- what to do
 
-    def _act(self) -> None:
-        """Do everything that the machine asks for, in its order."""
-        if self._acting:  # an action's own doing came back here: the loop below goes on with it
-            return
-        self._acting = True
-        try:
-            while (action := self.session.poll_action()) is not None:
-                self._DO[type(action)](self, action)
-        finally:
-            self._acting = False
-        self._set_timer()
+    def _wake_at(self) -> float | None:
+        return min((at for at in (self.session.wake_at, self.dispatcher.wake_at) if at is not None), default=None)
 
-    def _set_timer(self) -> None:
-        times = [at for at in (self.session.wake_at, self.dispatcher.wake_at) if at is not None]
-        if not self._ended.is_set():
-            self._timer.set(min(times, default=None))
-
-    def _on_timer(self) -> None:
-        self.session.handle_timer(self.now)
+    def _look(self) -> None:
         self._advance()
-        self._act()
 
     def _send(self, action: a.Send) -> None:
         if self._main is None:
@@ -466,29 +426,3 @@ class SourceRun:
         a.ResendSlot: _resend,
         a.AskForOutcome: _ask_outcome,
     }
-
-    # -- tasks
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = self._loop.create_task(self._guard(work))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
-        """Whatever goes wrong in a task fails the session, with its cause."""
-        try:
-            await work
-        except MultifdError as error:
-            self._fail(error)
-        except Exception as error:  # a bug here, or in the owner or a feed
-            self._fail(_as_ours(error))
-
-
-def _as_ours(failed: SendFailed | Exception) -> MultifdError:
-    error = failed.error if isinstance(failed, SendFailed) else failed
-    where = f"data channel {failed.channel}: " if isinstance(failed, SendFailed) else ""
-    if isinstance(error, MultifdError):
-        return error
-    if isinstance(error, OSError):
-        return TransportError(f"{where}{error.strerror or error}")
-    return MultifdError(f"{where}{type(error).__name__}: {error}")
