@@ -72,6 +72,19 @@ def test_the_decision_has_a_deadline_of_its_own() -> None:
     assert "the decision on what is offered" in str(pair.destination_end.error)
 
 
+@pytest.mark.parametrize("state", [D.ATTACH, D.LOADING, D.LOADED])
+def test_what_arrives_puts_no_other_wait_off(state: D) -> None:
+    """Only silence begins anew: to load, and to wait for COMMIT, takes so long and no longer."""
+    pair = destination_in(state)
+    due = pair.destination.wake_at
+    assert due is not None
+    if state is D.ATTACH:
+        pair.destination.handle_attached(1, pair.now + 1.0)
+    else:
+        report(pair.destination, 1, chunks=2, complete=True, now=pair.now + 1.0)
+    assert pair.destination.wake_at == due
+
+
 def test_whatever_arrives_ends_the_silence() -> None:
     """Messages, slots and devices that get on: each begins the wait anew."""
     session = receiving(devices=1)
