@@ -17,6 +17,7 @@ setup: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "multifd needs Python 3.11 or later: set PYTHON=/path/to/python3.11")'
+	@echo "setting up $(VENV): about half a minute, the first time only"
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	@echo "installing multifd and what it needs into $(VENV)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'

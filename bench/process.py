@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import os
 import select
 import subprocess
 import sys
@@ -36,10 +37,13 @@ class HalfProcess:
 
     def __init__(self, role: str, settings: HalfSettings) -> None:
         self.role = role
-        command = [sys.executable, "-m", "bench.process", role, json.dumps(dataclasses.asdict(settings))]
+        command = [sys.executable, "-P", "-m", "bench.process", role, json.dumps(dataclasses.asdict(settings))]
+        # The benches are not installed, and with -P nothing is found because it lies in the current directory.
+        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, cwd=ROOT
-        )
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
+            env=os.environ | {"PYTHONPATH": path},
+        )  # fmt: skip
 
     def __enter__(self) -> Self:
         return self

@@ -92,13 +92,15 @@ class RemoteProtocolError(ProtocolError):
 
 
 class RefusedError(MultifdError):
-    """The preflight refused. `refusals` has every reason, not the first."""
+    """The destination refused. `refusals` has every reason, not the first; `cause` replaces their text."""
 
     code = Code.REFUSED
 
-    def __init__(self, refusals: tuple[Refusal, ...]) -> None:
+    def __init__(self, refusals: tuple[Refusal, ...], cause: str = "") -> None:
         self.refusals = refusals
-        super().__init__("; ".join(str(refusal) for refusal in refusals) or "refused")
+        codes = {refusal.code for refusal in refusals}
+        self.code = codes.pop() if len(codes) == 1 else Code.REFUSED
+        super().__init__(cause or "; ".join(str(refusal) for refusal in refusals) or "refused")
 
 
 class CorruptError(MultifdError):

@@ -24,6 +24,8 @@ NAME_BYTES_MAX = 1024
 ITEMS_MAX = 4096
 NESTING_MAX = 8
 INVENTORY_PAGES_MAX = 64  # with ITEMS_MAX: at most 262144 blocks and devices
+INVENTORY_ITEM_BYTES = 160  # what an item takes in a destination's memory besides its texts, about
+INVENTORY_BYTES_MAX = 32 * MIB  # of all pages: 120000 blocks with names of 100 bytes; comes from strangers too
 PAGE_SIZE_BYTES_MIN = 512  # a disk's sector; no memory has smaller pages
 PAGE_SIZE_BYTES_MAX = GIB  # the largest page that processors have
 SECONDS_MAX = 1e9  # 30 years: any time that a message carries, and far from where floats lose milliseconds
@@ -45,7 +47,10 @@ SILENCE_DEADLINE_S = 900.0
 LOADED_DEADLINE_S = 120.0  # devices finish their load in it, files go to disk
 STARTED_DEADLINE_S = 40.0  # more than OWNER_DEADLINE_S, within which the owner starts or fails to
 COMMIT_DEADLINE_S = 30.0  # how long a loaded destination holds everything for a source that says nothing
-OUTCOME_DEADLINE_S = 5.0  # one try, connecting included
+OUTCOME_DEADLINE_S = 5.0  # connecting, in one try
+# a destination answers when its owner has started or failed to, and its devices are stopped again: OWNER_DEADLINE_S and
+# CLOSE_DEADLINE_S; nobody who took longer is asked once more
+OUTCOME_ANSWER_DEADLINE_S = 40.0
 OUTCOME_TRIES = 3
 OUTCOME_PAUSE_S = 0.5  # between two tries
 OUTCOME_KEEP_S = 600.0  # how long a destination can still answer OUTCOME
@@ -66,7 +71,9 @@ ROUND_PAUSE_S = 0.05
 # --- queues ---------------------------------------------------------------------------------------------------------
 
 PENDING_CONNECTIONS_MAX = 256  # accepted and not yet known; beyond it the oldest is dropped
-HANDSHAKES_MAX = 32  # main connections that said HELLO; beyond it the oldest without a session goes
+HANDSHAKES_MAX = 16  # main connections that said HELLO, each with a frame that is not whole: beyond it the oldest goes
+INVENTORIES_BYTES_MAX = 32 * MIB  # of all handshakes together; with their frames less than 64 MiB for all strangers
+INVENTORY_FREE_BYTES = 256 * KIB  # that a handshake has apart from it: 1000 blocks find room whatever strangers do
 CHANNEL_QUEUE_ITEMS_MAX = 4  # work handed to a channel ahead of time: two to work on, two so that it never runs dry
 UNSETTLED_SLOTS_MAX = 8192  # slots of a channel that wait to be settled: a second of the smallest at 1 M pages/s / 128
 DEVICE_CREDIT_BYTES = 16 * MIB  # per device at the destination: what can pile up behind a slow load
@@ -76,6 +83,7 @@ PROGRESS_MAX = 64  # snapshots that a slow reader of progress can be behind; old
 
 # --- sizes that were chosen by measurement ---------------------------------------------------------------------------
 
+SLOT_BYTES_MIN = 4 * KIB  # a page: below it headers would be most of what is sent
 SLOT_BYTES = 512 * KIB  # sits in L2 while it is hashed, scanned and sent
 ITEM_BYTES = 4 * MIB  # what the scheduler hands over at once: 8 slots, so that a hand-over costs 1/8 a slot
 SLOT_EXTENTS = 128  # extents that we put into a slot: 512 KiB of lone 4 KiB pages, as SLOT_BYTES; others not tried

@@ -18,8 +18,9 @@ from multifd import messages as m
 from multifd.errors import MultifdError, RemoteProtocolError, TransportError
 from multifd.session import actions as a
 from multifd.session.convergence import DeviceNeed, FeedNeed, Situation
-from multifd.session.destination import DestinationPlan, DestinationSession
-from multifd.session.source import SourcePlan, SourceSession
+from multifd.session.destination import DestinationSession
+from multifd.session.plans import DestinationPlan, SourcePlan
+from multifd.session.source import SourceSession
 from multifd.session.states import DestinationState, SourceState
 from multifd.wire.control import ControlReader, serialize
 
@@ -73,6 +74,8 @@ class Pair:
     rearm_at_stop: list[list[int]] = field(default_factory=list)
     """For each of the next stops of the owner the devices that re-arm in it."""
     spoiled: set[tuple[int, int]] = field(default_factory=set)
+    plain: bool = False
+    """Slots of a round are not live."""
     """(channel, sequence) of slots that arrive changed."""
     lost: set[type] = field(default_factory=set)
     """Types of messages that never arrive."""
@@ -352,10 +355,10 @@ class Pair:
                 self.destination.handle_attached(channel, self.now)
 
     def _begin_round(self, action: a.BeginRound) -> None:
-        slots = self.dirty.get(action.class_name, 0)
-        self.dirty[action.class_name] = 0
+        slots = self.dirty.get(action.class_name, 0) if action.sweep else 0
+        self.dirty[action.class_name] = self.dirty.get(action.class_name, 0) - slots
         for number in range(slots):
-            self.put(number % len(self.sent) + 1, live=action.live)
+            self.put(number % len(self.sent) + 1, live=action.live and not self.plain)
         self.source.handle_round_sent(action.class_name, tuple(self.sent), slots * SLOT_BYTES)
 
     def _save(self, number: int, epoch: int, *, stop_copy: bool) -> None:
@@ -377,7 +380,7 @@ class Pair:
             self.source.handle_failure(RemoteProtocolError("RESEND", "a slot that was sent"), self.now)
         elif slot.live:
             self.dirty["ram"] = self.dirty.get("ram", 0) + 1
-        elif self.source.handle_corrupt(self.now):
+        elif self.source.handle_corrupt("device-chunk" if slot.chunk else "ram", self.now):
             self.put(slot.channel, live=False, chunk=slot.chunk)
 
     def _survey(self, _action: a.Survey) -> None:
@@ -400,7 +403,7 @@ class Pair:
         return Situation(
             now=self.now, began=source.began, rate=RATE,
             feeds=[FeedNeed(name, "", size) for name, size in self.pending_bytes.items()], devices=devices,
-            downtime_limit_s=self.downtime_limit_s, deadline_s=source.plan.deadline_s, fixed_s=0.005,
+            downtime_limit_s=self.downtime_limit_s, fixed_s=0.005,
             explicit=m.EXPLICIT_SWITCHOVER in source.plan.features,
         )  # fmt: skip
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 
 from multifd.cli.sizes import parse_size
 from multifd.engine.transport import Address
 from multifd.limits import CHANNELS_MAX
 
 CODECS = ("none", "zstd", "lz4")
+PORT_MAX = 65535
 
 
 def size(text: str) -> int:
@@ -58,6 +60,9 @@ def address(text: str) -> str:
     try:
         Address.parse(text)
     except ValueError as error:
+        port = re.fullmatch(r"tcp://.+:([0-9]{1,30})/?", text)
+        if port is not None and int(port[1]) > PORT_MAX:
+            raise argparse.ArgumentTypeError(f"a port is 0 to {PORT_MAX}, not {port[1]}") from error
         raise argparse.ArgumentTypeError(str(error)) from error
     return text
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import socket
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from multifd.errors import MultifdError
 
 LINE_BYTES_MAX = 1024 * 1024  # a report with many devices
 QUIT_DEADLINE_S = 5.0  # it has nothing to finish
+DEATH_DEADLINE_S = 1.0  # between the end of its socket and that of the process
 
 
 class CompanionError(MultifdError):
@@ -34,11 +36,14 @@ class Companion:
 
     @classmethod
     async def spawn(cls, name: str, module: str, fds: Sequence[int] = ()) -> Self:
-        """Start `python -m module` with a socket as stdin, and `fds` under their own numbers; `name` is for people."""
+        """Start `python -P -m module` with a socket as stdin, and `fds` under their own numbers; `name` is for people.
+
+        `-P`: without it Python looks for every module in the current directory first, whoever put files there.
+        """
         ours, theirs = socket.socketpair()
         with theirs:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", module,
+                sys.executable, "-P", "-m", module,
                 stdin=theirs.fileno(), stdout=asyncio.subprocess.DEVNULL, pass_fds=tuple(fds),
                 start_new_session=True,  # so that Ctrl-C reaches this process only, which then ends the others in order
             )  # fmt: skip
@@ -55,7 +60,7 @@ class Companion:
         # Shielded: a request that is given up on half-way would leave its answer to the next one.
         line = await asyncio.shield(self._exchange(json.dumps(request).encode() + b"\n"))
         if not line:
-            raise CompanionError(f"{self._name} (process {self.pid}) ended unexpectedly")
+            raise CompanionError(await self._obituary())
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise CompanionError(f"{self._name}: {answer['error']}")
@@ -69,6 +74,23 @@ class Companion:
                 return await self._reader.readline()
             except ConnectionError:
                 return b""
+
+    async def death(self) -> str:
+        """What became of it, in words, if it has died; else nothing."""
+        lost = self._reader.at_eof() or self._reader.exception() is not None or self._process.returncode is not None
+        return await self._obituary() if lost else ""
+
+    async def _obituary(self) -> str:
+        return f"{self._name} (process {self.pid}) ended unexpectedly{await self._how_it_ended()}"
+
+    async def _how_it_ended(self) -> str:
+        """`: killed by SIGKILL`, `: exit status 1`, or nothing if it did not end yet."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._process.wait(), DEATH_DEADLINE_S)
+        status = self._process.returncode
+        if status is None:
+            return ""
+        return f": exit status {status}" if status >= 0 else f": killed by {signal.Signals(-status).name}"
 
     async def close(self) -> None:
         """End it and wait until it is gone."""

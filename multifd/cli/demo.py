@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import time
 from contextlib import AsyncExitStack
 
 from multifd.cli.arguments import add_json, add_transfer, amount, count, positive_size
+from multifd.cli.companion import CompanionError
 from multifd.cli.demo_report import completed_json, completed_text, failed_json, failed_text
 from multifd.cli.demo_stage import Stage
 from multifd.cli.demo_state import PAGE_BYTES, Comparison, DemoOptions, device_names, wait_for_writes
@@ -17,21 +19,27 @@ from multifd.cli.ending import (
     ExitCode,
     InterruptedByUserError,
     UsageError,
-    exit_code_of,
-    sentence,
+    failed,
 )
-from multifd.cli.running import follow, run_command
+from multifd.cli.running import follow, no_more_interruptions, run_command
 from multifd.cli.sizes import format_bytes
+from multifd.cli.wording import Wording
 from multifd.errors import MigrationError, MigrationInDoubtError
 from multifd.limits import GIB
 from multifd.stats import Report
 
 DEVICES_MAX = 64  # each is a thread on both sides
+DOWNTIME_LIMIT_FLOOR_MS = 5.0  # what the engine counts for stop, start and round trips, whatever is left to send
+WORDING = Wording(peer="the destination")
 DESCRIPTION = """\
-Two processes: one owns memory and devices and keeps writing to them, the other takes them over. The
-memory is copied while it is written to, round by round; the workload is stopped only when what is left fits
-the downtime limit and every device that takes part is ready at the destination. At the end both sides'
-memory is compared, byte for byte, as it was at the stop.
+Two processes: one owns memory and devices and keeps writing to them, the
+other takes them over. The memory is copied while it is written to, round by
+round; the workload is stopped only when what is left fits the downtime limit
+and every device that takes part is ready at the destination. At the end both
+sides' memory is compared, byte for byte, as it was at the stop.
+
+example:
+  multifd demo --size 256MiB --device-setup-s 3
 """
 
 
@@ -59,7 +67,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         type=amount,
         default=300.0,
         metavar="MS",
-        help="stop only if the rest fits (default %(default)g)",
+        help=f"stop only if the rest fits; more than {DOWNTIME_LIMIT_FLOOR_MS:g} (default %(default)g)",
     )
     parser.add_argument(
         "--deadline-s",
@@ -89,6 +97,11 @@ def options_of(arguments: argparse.Namespace) -> DemoOptions:
         raise UsageError(f"--size must be a multiple of {PAGE_BYTES}: memory consists of whole pages")
     if arguments.devices > DEVICES_MAX:
         raise UsageError(f"--devices is at most {DEVICES_MAX}")
+    if arguments.downtime_limit_ms <= DOWNTIME_LIMIT_FLOOR_MS:
+        raise UsageError(
+            f"--downtime-limit-ms must be more than {DOWNTIME_LIMIT_FLOOR_MS:g}: so much is counted for stopping and "
+            "starting alone, so a limit of that or less can never be met"
+        )
     return DemoOptions(
         size=arguments.size,
         devices=arguments.devices,
@@ -111,14 +124,17 @@ async def demo(options: DemoOptions, display: Display) -> Ending:
         stage = await Stage.open(options, stack)
         display.note(f"copying while the workload (process {stage.workload.pid}) writes ...")
         try:
-            report = await follow(stage.source, display)
+            report = await follow(stage.source, display, wording=WORDING)
         except MigrationInDoubtError:
             raise
         except (MigrationError, InterruptedByUserError) as error:
-            return await _not_completed(stage, error)
-        display.note("switched over; comparing both sides ...")
-        comparison = await stage.compare()
-        return _completed(options, report, comparison, time.monotonic() - began)
+            ending = await _not_completed(stage, error)
+        else:
+            display.note("switched over; comparing both sides ...")
+            comparison = await _compare(stage)
+            ending = _completed(options, report, comparison, time.monotonic() - began)
+        no_more_interruptions()
+        return ending
 
 
 def introduction(options: DemoOptions) -> list[str]:
@@ -144,14 +160,33 @@ def _completed(options: DemoOptions, report: Report, comparison: Comparison, sec
 
 async def _not_completed(stage: Stage, error: MigrationError | InterruptedByUserError) -> Ending:
     """The ending when the migration was called off: show that the source's workload runs on."""
-    counter = (await stage.workload.ask(do="count"))["counter"]
-    runs_on = await wait_for_writes(stage.workload, counter) > counter
-    code = exit_code_of(error)
+    runs_on = await _runs_on(stage)
+    deaths = [words for helper in (stage.workload, stage.destination) if (words := await helper.death())]
+    ending = failed(error) if not deaths else _with_deaths(failed(error), deaths)
     if error.report is None:
-        return Ending(
-            code,
-            {"outcome": "cancelled", "cause": str(error), "verified": None, "source_runs_on": runs_on},
-            fault=str(error),
-        )
-    data = failed_json(error.report, runs_on=runs_on) | {"cause": str(error)}
-    return Ending(code, data, failed_text(error.report, runs_on=runs_on), sentence(error))
+        data = ending.data | {"verified": None, "source_runs_on": runs_on}
+        return Ending(ending.code, data, fault=ending.fault)
+    data = failed_json(error.report, runs_on=runs_on) | ending.data
+    return Ending(ending.code, data, failed_text(error.report, runs_on=runs_on), ending.fault)
+
+
+def _with_deaths(ending: Ending, deaths: list[str]) -> Ending:
+    """The ending with what it comes from; what is otherwise done about such an error does not help then."""
+    cause = f"{'; '.join(deaths)} ({ending.data['cause']})"
+    data = {key: value for key, value in ending.data.items() if key != "hint"}
+    return Ending(ending.code, data | {"cause": cause}, fault=cause)
+
+
+async def _compare(stage: Stage) -> Comparison:
+    try:
+        return await stage.compare()
+    except asyncio.CancelledError as error:
+        raise InterruptedByUserError("interrupted while comparing; the migration itself had completed") from error
+
+
+async def _runs_on(stage: Stage) -> bool:
+    try:
+        counter: int = (await stage.workload.ask(do="count"))["counter"]
+        return await wait_for_writes(stage.workload, counter) > counter
+    except CompanionError:  # it is the workload that died
+        return False

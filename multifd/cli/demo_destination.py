@@ -84,13 +84,20 @@ async def _end(session: asyncio.Task[Report]) -> None:
     await asyncio.gather(session, return_exceptions=True)
 
 
+async def _next_line(reader: asyncio.StreamReader) -> bytes:
+    try:
+        return await reader.readline()
+    except ConnectionError:  # the demo has died: as if it had closed the socket
+        return b""
+
+
 async def serve() -> None:
     """Answer the demo's requests until the socket that is stdin closes."""
     reader, writer = await asyncio.open_connection(sock=socket.socket(fileno=0), limit=LINE_BYTES_MAX)
     async with AsyncExitStack() as stack:
         destination = DemoDestination(stack)
         opened = False
-        while line := await reader.readline():
+        while line := await _next_line(reader):
             request = json.loads(line)
             try:
                 answer = await (destination.answer(request) if opened else destination.open(**request))

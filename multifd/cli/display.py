@@ -5,9 +5,11 @@ Knows nothing of sessions; reads `Progress` only.
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol, TextIO
 
 from rich.console import Console, Group
@@ -17,9 +19,10 @@ from rich.table import Table
 from rich.text import Text
 
 from multifd.cli.names import printable
-from multifd.cli.sizes import format_bytes
+from multifd.cli.sizes import format_bytes, format_part
 from multifd.stats import Progress
 
+FILE_STATES = ("precopy", "switching", "stop-copy", "loading", "loaded", "starting", "committed")  # of either side
 PLAIN_INTERVAL_S = 1.0  # a log keeps every line: one a second is enough to see a stall
 LIVE_INTERVAL_S = 0.1  # faster than this nobody reads
 
@@ -68,12 +71,51 @@ def fraction(progress: Progress) -> float:
     return min(max(same / progress.bytes_total, 0.0), 1.0)
 
 
+def migration_facts(progress: Progress) -> list[str]:
+    """As `facts`, and what it waits for."""
+    return [*facts(progress), *filter(None, [waits(progress)])]
+
+
+def file_facts(progress: Progress) -> list[str]:
+    """The same about files. Nothing before the first byte, since a session that is refused moves none."""
+    if not progress.bytes_total or not progress.bytes_sent or progress.state not in FILE_STATES:
+        return []
+    if progress.state != "precopy":
+        return [f"all of {format_bytes(progress.bytes_total)} copied", "making it last"]
+    done = min(progress.bytes_sent, progress.bytes_total)
+    words = [format_part(done, progress.bytes_total)]
+    if progress.rate > 0:
+        words.append(f"{format_bytes(int(progress.rate))}/s")
+        words.append(f"at most {math.ceil((progress.bytes_total - done) / progress.rate)} s left")
+    return words
+
+
+def file_fraction(progress: Progress) -> float:
+    """How much of the files was sent, 0 to 1, at least: holes, and what a codec saves, are in the total alone."""
+    if progress.state != "precopy":
+        return 1.0
+    return min(progress.bytes_sent / progress.bytes_total, 1.0) if progress.bytes_total else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What is shown of a look: words, none if there is nothing to show yet, and how full the bar is."""
+
+    words: Callable[[Progress], list[str]]
+    fraction: Callable[[Progress], float]
+
+
+MIGRATION = View(migration_facts, fraction)
+FILES = View(file_facts, file_fraction)
+
+
 class PlainDisplay:
     """Lines: at most one a second, and one for every change of state."""
 
-    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic, view: View = MIGRATION) -> None:
         self._stream = stream
         self._clock = clock
+        self._view = view
         self._state: str | None = None
         self._next_at = 0.0
 
@@ -86,13 +128,12 @@ class PlainDisplay:
         now = self._clock()
         if progress.state == self._state and now < self._next_at:
             return
+        words = self._view.words(progress)
+        if not words:
+            return
         self._state = progress.state
         self._next_at = now + PLAIN_INTERVAL_S
-        self.note(
-            ", ".join(
-                [f"{progress.elapsed_s:.1f} s: {facts(progress)[0]}", *facts(progress)[1:], waits(progress)]
-            ).rstrip(", ")
-        )
+        self.note(f"{progress.elapsed_s:.1f} s: {', '.join(words)}")
 
     def close(self) -> None:
         """Nothing to give back."""
@@ -101,9 +142,10 @@ class PlainDisplay:
 class LiveDisplay:
     """A bar with two lines under it, drawn over itself."""
 
-    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic, view: View = MIGRATION) -> None:
         self._console = console
         self._clock = clock
+        self._view = view
         self._live: Live | None = None
         self._next_at = 0.0
 
@@ -114,7 +156,7 @@ class LiveDisplay:
     def show(self, progress: Progress) -> None:
         """Draw, if it is time to."""
         now = self._clock()
-        if now < self._next_at:
+        if now < self._next_at or not self._view.words(progress):
             return
         self._next_at = now + LIVE_INTERVAL_S
         if self._live is None:
@@ -126,13 +168,14 @@ class LiveDisplay:
         """What is drawn for `progress`."""
         bar = Table.grid(padding=(0, 1))
         bar.add_row(
-            ProgressBar(total=1.0, completed=fraction(progress), width=40),
-            Text(f"{fraction(progress):4.0%}", style="bold"),
+            ProgressBar(total=1.0, completed=self._view.fraction(progress), width=40),
+            Text(f"{self._view.fraction(progress):4.0%}", style="bold"),
             Text(f"{progress.elapsed_s:.1f} s", style="dim"),
         )
-        lines = [Text(" · ".join(facts(progress)))]
-        if progress.waiting_for:
-            lines.append(Text(waits(progress), style="yellow"))
+        words, waiting = self._view.words(progress), waits(progress)
+        lines = [Text(" · ".join(word for word in words if word != waiting))]
+        if waiting in words:
+            lines.append(Text(waiting, style="yellow"))
         return Group(bar, *lines)
 
     def close(self) -> None:
@@ -142,8 +185,10 @@ class LiveDisplay:
             self._live = None
 
 
-def open_display(stream: TextIO | None = None) -> Display:
+def open_display(stream: TextIO | None = None, view: View = MIGRATION) -> Display:
     """The display for `stream` (stderr): live if it is a terminal that can move its cursor."""
     stream = stream or sys.stderr
     console = Console(file=stream, highlight=False)
-    return LiveDisplay(console) if console.is_terminal and not console.is_dumb_terminal else PlainDisplay(stream)
+    if console.is_terminal and not console.is_dumb_terminal:
+        return LiveDisplay(console, view=view)
+    return PlainDisplay(stream, view=view)

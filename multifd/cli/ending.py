@@ -9,14 +9,13 @@ import enum
 from dataclasses import dataclass, field
 from typing import Any
 
+from multifd.cli.hints import hint_of
 from multifd.cli.names import printable
 from multifd.errors import (
-    Code,
     MigrationCancelledError,
     MigrationError,
     MigrationInDoubtError,
     MigrationRefusedError,
-    MultifdError,
     RefusedError,
 )
 from multifd.stats import Report
@@ -36,11 +35,11 @@ class ExitCode(enum.IntEnum):
 EXIT_CODES_HELP = """\
 exit codes:
   0    completed
-  1    failed; everything runs on at the source
+  1    failed or called off: nothing has changed on either side
   2    the command line makes no sense
   3    refused by the destination before anything was sent
-  4    in doubt: nobody knows which side runs (docs/guides/in-doubt.md)
-  130  interrupted; everything runs on at the source
+  4    in doubt: nobody knows which side has it (docs/guides/in-doubt.md)
+  130  interrupted: nothing has changed on either side
 """
 
 
@@ -75,15 +74,6 @@ _OUTCOME_WORDS = {
     ExitCode.INTERRUPTED: "cancelled",
 }
 
-_REMEDIES = {
-    Code.VERSION: "install versions of multifd that overlap on both sides",
-    Code.FEATURE: "choose options that both sides have",
-    Code.BUSY: "try again when the other session there has ended",
-    Code.CONVERGENCE: "allow a longer stop or more time, or give it more bandwidth",
-    Code.TRANSPORT: "check the address, and that the other side is running and reachable",
-    Code.STORAGE: "make room or move what is in the way at the destination, then try again",
-}
-
 
 def exit_code_of(error: BaseException) -> ExitCode:
     """The exit code that `error` stands for."""
@@ -103,16 +93,18 @@ def exit_code_of(error: BaseException) -> ExitCode:
 def sentence(error: BaseException) -> str:
     """What happened and, where there is something, what to do, in one line."""
     text = printable(" ".join(str(error).split())) or type(error).__name__
-    origin = error.__cause__ if isinstance(error, MigrationError) else error
-    remedy = _REMEDIES.get(origin.code) if isinstance(origin, MultifdError) else None
-    return f"{text.rstrip('.')}; {remedy}" if remedy else text
+    hint = hint_of(error)
+    return f"{text.rstrip('.')}; {hint}" if hint else text
 
 
 def failed(error: BaseException) -> Ending:
-    """The ending of a command that `error` ended. Errors that carry a report give it to the JSON object."""
+    """The ending of a command that `error` ended. Errors that carry a report give it to the JSON object; `hint` is in
+    it if there is something to do.
+    """
     code = exit_code_of(error)
     report = error.report if isinstance(error, MigrationError | InterruptedByUserError) else None
     data = report.to_json() if report is not None else {}
     outcome = "cancelled" if isinstance(error, MigrationCancelledError) else _OUTCOME_WORDS[code]
     data |= {"outcome": outcome, "cause": str(error) or type(error).__name__}
-    return Ending(code, data, fault=sentence(error))
+    hint = hint_of(error)
+    return Ending(code, data | ({"hint": hint} if hint else {}), fault=sentence(error))

@@ -11,9 +11,11 @@ from multifd.stats import Report
 
 
 def files_ending(done: str, files: Mapping[str, int], report: Report) -> Ending:
-    """The ending of a completed transfer. `files`: name → bytes; `done`: what was done with them, in one word."""
+    """The ending of a completed transfer. `files`: name → bytes; `done`: what was done with them, in one word. The rate
+    is that of the link: payload on the wire over time.
+    """
     length = sum(files.values())
-    rate = length / report.elapsed_s if report.elapsed_s > 0 else 0.0
+    rate = report.bytes_sent / report.elapsed_s if report.elapsed_s > 0 else 0.0  # a hole is not sent
     data = report.to_json() | {
         "files": [{"name": name, "bytes": size} for name, size in files.items()],
         "bytes": length,
@@ -22,6 +24,6 @@ def files_ending(done: str, files: Mapping[str, int], report: Report) -> Ending:
     }
     lines = [f"{done} {printable(name)}, {format_bytes(size)}" for name, size in files.items()]
     several = "1 file" if len(files) == 1 else f"{len(files)} files"
-    on_the_wire = f", {format_bytes(report.bytes_sent)} on the wire" if report.bytes_sent < length else ""
-    lines.append(f"{several}, {length} bytes in {report.elapsed_s:.2f} s, {format_bytes(rate)}/s{on_the_wire}")
+    wire = f"{format_bytes(report.bytes_sent)} on the wire"
+    lines.append(f"{several}, {length} bytes; {wire} in {report.elapsed_s:.2f} s, {format_bytes(rate)}/s")
     return Ending(ExitCode.COMPLETED, data, "\n".join(lines))

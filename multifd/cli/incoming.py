@@ -46,6 +46,7 @@ class IncomingFile(FileBlock):
             self.fd = os.open(self.temporary, flags, 0o600, dir_fd=self._directory_fd)
             os.ftruncate(self.fd, info.length)
             super().__init__(info.name, self.fd, page_size=info.page_size)
+            self._file = printable(info.name)  # the name that people know, in place of the temporary one
         except (OSError, OverflowError, StorageError) as error:
             self._discard()
             reason = error.strerror if isinstance(error, OSError) else str(error)
@@ -122,6 +123,7 @@ class IncomingFiles(Owner):
         self._offers: list[list[IncomingFile]] = []
         self._lock = threading.Lock()
         self._arrived: list[IncomingFile] = []
+        self._called_off = threading.Event()
         self._mode = 0o666 & ~_umask()
         shown = printable(str(directory))
         try:
@@ -151,7 +153,7 @@ class IncomingFiles(Owner):
         if any(file.name == info.name for file in _open(offer)):
             raise StorageError("two files of this name are offered")
         if self._exists(info.name):
-            raise StorageError(f"it exists in {printable(str(self.directory))} already; nothing is overwritten")
+            raise StorageError(f'it exists in "{printable(str(self.directory))}" already; nothing is overwritten')
         file = IncomingFile(self._directory_fd, info)
         offer.append(file)
         return file
@@ -162,8 +164,19 @@ class IncomingFiles(Owner):
         await asyncio.to_thread(self._flush)
 
     async def start(self) -> None:
-        """Publish all, or nothing. Raise `StorageError` if it can't be done; no file has its name then."""
-        await asyncio.to_thread(self._publish)
+        """Publish all, or nothing. Raise `StorageError` if it can't be done; no file has its name then, nor after being
+        cancelled, which ends only when the helper thread has.
+        """
+        publishing = asyncio.get_running_loop().run_in_executor(None, self._publish)
+        try:
+            await asyncio.shield(publishing)
+        except asyncio.CancelledError:
+            self._called_off.set()
+            while not publishing.done():
+                with suppress(asyncio.CancelledError, StorageError):
+                    await asyncio.shield(publishing)
+            self._take_back()
+            raise
 
     def close(self) -> None:
         """Remove what was not published and give back all descriptors. Idempotent."""
@@ -201,12 +214,13 @@ class IncomingFiles(Owner):
         name = ""
         try:
             for file in self._arrived:
+                if self._called_off.is_set():
+                    return
                 name = file.name
                 file.publish()
             os.fsync(self._directory_fd)
         except OSError as error:
-            for file in self._arrived:
-                file.take_back()
+            self._take_back()
             what = f"{printable(name)} in {printable(str(self.directory))}"
             if isinstance(error, FileExistsError):
                 raise StorageError(f"{what} was made by somebody else meanwhile; nothing is overwritten") from error
@@ -214,6 +228,11 @@ class IncomingFiles(Owner):
         for file in self._arrived:
             file.drop_temporary()
         self.published = {file.name: file.length for file in self._arrived}
+
+    def _take_back(self) -> None:
+        for file in self._arrived:
+            file.take_back()
+        self.published = {}
 
     def _exists(self, name: str) -> bool:
         try:

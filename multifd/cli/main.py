@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from multifd.cli import demo, receive, send
 from multifd.cli.ending import EXIT_CODES_HELP, Ending, ExitCode, InterruptedByUserError, UsageError, failed
 from multifd.cli.names import printable
+from multifd.cli.running import ignore_signals
 from multifd.errors import MultifdError
 
 COMMANDS = (demo, send, receive)
@@ -33,7 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of all subcommands."""
     parser = _Parser(
         prog="multifd",
-        description="Move live state (memory and devices) between processes and hosts over several channels.",
+        description="Move live state (memory and devices) between processes and hosts\nover several channels.",
         epilog=EXIT_CODES_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -72,8 +73,13 @@ def finish(ending: Ending, *, as_json: bool) -> ExitCode:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `multifd` with `arguments` (those of the process) and return its exit code."""
     given = sys.argv[1:] if arguments is None else list(arguments)
+    if not given:
+        build_parser().print_help(sys.stderr)
+        return ExitCode.USAGE
     options = itertools.takewhile(lambda argument: argument != "--", given)
-    return finish(run(given), as_json="--json" in options)
+    ending = run(given)
+    ignore_signals()  # also where there was no event loop: nothing may change an ending that is known
+    return finish(ending, as_json="--json" in options)
 
 
 if __name__ == "__main__":

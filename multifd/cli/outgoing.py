@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterable
@@ -15,6 +16,11 @@ from multifd.cli.names import name_fault, printable
 from multifd.engine.owner import Owner
 from multifd.errors import OwnerError
 from multifd.memory import Block, FileBlock
+
+_DIRECTORY = "a directory; pack it with tar, or name its files"
+_LOOK = "check the path"
+_NEXT = {errno.EACCES: "make it readable for you", errno.EMFILE: "send fewer files at a time"}
+"""What to do if a file can't be opened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,19 +89,29 @@ class OutgoingFiles(Owner):
             raise UsageError(f"can't send {shown}: {fault}")
         for other in self.files:
             if other.name == name:
+                if _same(other.path, path):
+                    raise UsageError(f"{shown} is given twice; name it once")
                 both = f"{printable(other.path)} and {shown}"
                 raise UsageError(f"{both} would have the same name at the destination; rename one")
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO would block
         except OSError as error:
-            raise UsageError(f"can't open {shown}: {error.strerror}") from error
+            raise UsageError(f"can't open {shown}: {error.strerror}; {_NEXT.get(error.errno or 0, _LOOK)}") from error
         try:
             found = os.fstat(fd)
             if not stat.S_ISREG(found.st_mode):
-                what = "a directory" if stat.S_ISDIR(found.st_mode) else "not a regular file"
+                is_directory = stat.S_ISDIR(found.st_mode)
+                what = _DIRECTORY if is_directory else "not a regular file; copy what it gives into one"
                 raise UsageError(f"can't send {shown}: it is {what}")
             block = FileBlock(name, fd)
         except BaseException:
             os.close(fd)
             raise
         self.files.append(OutgoingFile(path, name, fd, found.st_size, found.st_mtime_ns, block))
+
+
+def _same(first: str, second: str) -> bool:
+    try:
+        return Path(first).samefile(second)
+    except OSError:
+        return False

@@ -9,20 +9,25 @@ from pathlib import Path
 
 from multifd import Destination, DestinationOptions, Listener, listen
 from multifd.cli.arguments import add_json, address
-from multifd.cli.display import Display, open_display
+from multifd.cli.display import FILES, Display, open_display
 from multifd.cli.ending import EXIT_CODES_HELP, Ending, UsageError
 from multifd.cli.files_report import files_ending
 from multifd.cli.incoming import IncomingFiles
-from multifd.cli.names import printable
+from multifd.cli.names import TEMPORARY_PREFIX, TEMPORARY_SUFFIX, printable
 from multifd.cli.open_files import allow_many_files
 from multifd.cli.running import follow, run_command
+from multifd.cli.wording import Wording
 
 LINGER_NOTE_S = 1.0  # closing takes no time, unless a source has to be answered still
 DESCRIPTION = """\
-Wait for one `multifd send` and take its files into a directory. They get their names all together, once all
-of them are whole, checked and on the disk; until then, and after a failure, nothing is there under these
-names. A file that exists is never overwritten: the sender is refused. The first line on stderr says which
-address it listens on (port 0 takes a free one).
+Wait for one `multifd send` and take its files into a directory. They get their
+names all together, once all of them are whole, checked and on the disk; until
+then, and after a failure, nothing is there under these names. A file that
+exists is never overwritten: the sender is refused. The first line on stderr
+says which address it listens on (port 0 takes a free one).
+
+example:
+  multifd receive --listen tcp://0.0.0.0:7000 --into incoming
 """
 
 
@@ -49,14 +54,33 @@ def run(arguments: argparse.Namespace) -> Ending:
         raise UsageError(f"{printable(str(arguments.into))} is not a directory; make it first")
     allow_many_files()
     with IncomingFiles(arguments.into) as incoming:
-        return run_command(receive(arguments.listen, incoming, open_display()))
+        leftovers = unfinished(arguments.into)
+        return run_command(receive(arguments.listen, incoming, open_display(view=FILES), leftovers))
 
 
-async def receive(where: str, incoming: IncomingFiles, display: Display) -> Ending:
-    """Listen, and take one session's files."""
+def unfinished(directory: Path) -> int:
+    """How many temporary files of other receives lie in `directory`."""
+    names = (entry.name for entry in directory.iterdir())
+    return sum(name.startswith(TEMPORARY_PREFIX) and name.endswith(TEMPORARY_SUFFIX) for name in names)
+
+
+def leftovers_note(count: int, directory: Path) -> str:
+    """What to say about them."""
+    several, them = ("1 unfinished file", "it") if count == 1 else (f"{count} unfinished files", "them")
+    pattern = f"{TEMPORARY_PREFIX}*{TEMPORARY_SUFFIX}"
+    return (
+        f'{several} ({pattern}) of an earlier receive in "{directory}"; remove {them}, unless another receive is '
+        "running there"
+    )
+
+
+async def receive(where: str, incoming: IncomingFiles, display: Display, leftovers: int = 0) -> Ending:
+    """Listen, and take one session's files. `leftovers`: how many unfinished files lay there before."""
     listener = await listen(where)
     try:
         display.note(f"listening on {listener.address}")
+        if leftovers:
+            display.note(leftovers_note(leftovers, incoming.directory))
         destination = Destination(
             listener,
             blocks=incoming.provide,
@@ -65,7 +89,10 @@ async def receive(where: str, incoming: IncomingFiles, display: Display) -> Endi
             owner=incoming,
             options=DestinationOptions(channels_max=64),
         )
-        report = await follow(destination, display, may_wait_for_peer=True)
+        wording = Wording(
+            peer="the sender", interrupted=f'interrupted; nothing was kept in "{incoming.directory}"', block="file"
+        )
+        report = await follow(destination, display, may_wait_for_peer=True, wording=wording)
     finally:
         await close(listener, display)
     return files_ending("received", incoming.published, report)

@@ -13,10 +13,12 @@ import uvloop
 
 from multifd.cli.display import Display
 from multifd.cli.ending import Ending, InterruptedByUserError
-from multifd.errors import MigrationCancelledError, MigrationFailedError
+from multifd.cli.wording import Wording
+from multifd.errors import MigrationCancelledError, MigrationError, MigrationFailedError
 from multifd.stats import Progress, Report
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+DEFAULT_WORDING = Wording()
 
 
 class Side(Protocol):
@@ -36,8 +38,29 @@ class Side(Protocol):
 
 
 def run_command(work: Coroutine[Any, Any, Ending]) -> Ending:
-    """Run `work` to its end on an event loop of its own. A signal cancels it and raises `InterruptedByUserError`."""
-    return uvloop.run(interruptible(work))
+    """Run `work` to its end on an event loop of its own. A signal cancels it and raises `InterruptedByUserError`; after
+    its end this process ignores signals, since how it ended is known.
+    """
+    return uvloop.run(_then_ignore_signals(work))
+
+
+async def _then_ignore_signals(work: Coroutine[Any, Any, Ending]) -> Ending:
+    try:
+        return await interruptible(work)
+    finally:
+        ignore_signals()  # already here: closing the loop takes a while
+
+
+def ignore_signals() -> None:
+    """Until the process exits: it is on its way out, with an exit code that no signal may change."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def no_more_interruptions() -> None:
+    """Inside of `run_command`: how the command ends is known, and what it closes yet it closes undisturbed."""
+    for number in SIGNALS:
+        asyncio.get_running_loop().add_signal_handler(number, lambda: None)
 
 
 async def interruptible(work: Coroutine[Any, Any, Ending]) -> Ending:
@@ -51,11 +74,13 @@ async def interruptible(work: Coroutine[Any, Any, Ending]) -> Ending:
             raise InterruptedByUserError("interrupted") from error
 
 
-async def follow(side: Side, display: Display, *, may_wait_for_peer: bool = False) -> Report:
+async def follow(
+    side: Side, display: Display, *, may_wait_for_peer: bool = False, wording: Wording = DEFAULT_WORDING
+) -> Report:
     """Run `side` and show how it goes. A first signal cancels it, a second one gives up waiting for that as well.
 
     `may_wait_for_peer`: a side that refuses to be cancelled has no session yet, and is just ended. Raise what
-    `side.run` raises, but `InterruptedByUserError` if a signal was the reason.
+    `side.run` raises, in the words of `wording`, but `InterruptedByUserError` if a signal was the reason.
     """
     session = asyncio.ensure_future(side.run())
     watcher = asyncio.ensure_future(_watch(side, display))
@@ -67,21 +92,21 @@ async def follow(side: Side, display: Display, *, may_wait_for_peer: bool = Fals
         if (not side.cancel("interrupted by the user") and may_wait_for_peer) or again:
             session.cancel()
 
-    try:
-        with _on_signals(interrupt):
+    with _on_signals(interrupt):  # until all is done: a signal after the session's end comes too late to matter
+        try:
             return await session
-    except (MigrationCancelledError, MigrationFailedError) as error:
-        if interrupted:
-            raise InterruptedByUserError("interrupted; everything runs on at the source", error.report) from error
-        raise
-    except asyncio.CancelledError as error:
-        if interrupted:
-            raise InterruptedByUserError("interrupted") from error
-        raise
-    finally:
-        watcher.cancel()
-        await asyncio.gather(watcher, return_exceptions=True)
-        display.close()
+        except MigrationError as error:
+            if interrupted and isinstance(error, MigrationCancelledError | MigrationFailedError):
+                raise InterruptedByUserError(wording.interrupted, error.report) from error
+            raise wording.reworded(error) from error.__cause__
+        except asyncio.CancelledError as error:
+            if interrupted:
+                raise InterruptedByUserError("interrupted") from error
+            raise
+        finally:
+            watcher.cancel()
+            await asyncio.gather(watcher, return_exceptions=True)
+            display.close()
 
 
 async def _watch(side: Side, display: Display) -> None:

@@ -6,17 +6,23 @@ import argparse
 
 from multifd import Source, SourceOptions
 from multifd.cli.arguments import add_json, add_transfer, address, positive_size
-from multifd.cli.display import Display, open_display
+from multifd.cli.display import FILES, Display, open_display
 from multifd.cli.ending import EXIT_CODES_HELP, Ending
 from multifd.cli.files_report import files_ending
 from multifd.cli.open_files import allow_many_files
 from multifd.cli.outgoing import OutgoingFiles
 from multifd.cli.running import follow, run_command
+from multifd.cli.wording import Wording
 from multifd.limits import SECONDS_MAX
 
+WORDING = Wording(peer="the receiver", interrupted="interrupted; the receiver keeps nothing of it", block="file")
 DESCRIPTION = """\
-Send files to a `multifd receive` that is waiting. They appear there under their names all together, and only
-once all of them are whole, checked and on the disk; nothing is overwritten. Holes in sparse files stay holes.
+Send files to a `multifd receive` that is waiting. They appear there under
+their names all together, and only once all of them are whole, checked and on
+the disk; nothing is overwritten. Holes in sparse files stay holes.
+
+example:
+  multifd send disk.img notes.txt --to tcp://there:7000
 """
 
 
@@ -54,12 +60,12 @@ def run(arguments: argparse.Namespace) -> Ending:
         deadline_s=SECONDS_MAX,  # nobody writes to files: it converges, however slow the link is
     )
     with OutgoingFiles(arguments.files) as outgoing:
-        return run_command(send(outgoing, arguments.to, options, open_display()))
+        return run_command(send(outgoing, arguments.to, options, open_display(view=FILES)))
 
 
 async def send(outgoing: OutgoingFiles, to: str, options: SourceOptions, display: Display) -> Ending:
     """Send the files that are open."""
     files = {file.name: file.length for file in outgoing.files}
     source = Source(to, blocks=outgoing.blocks(), devices=[], feeds=[], owner=outgoing, options=options)
-    report = await follow(source, display)
+    report = await follow(source, display, wording=WORDING)
     return files_ending("sent", files, report)

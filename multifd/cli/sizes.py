@@ -34,6 +34,13 @@ def parse_size(text: str) -> int:
     return int(size)
 
 
+def format_part(part: float, whole: float) -> str:
+    """`part` of `whole`, the unit once if it is the same: `1.44 of 2 GiB`, `700 MiB of 2 GiB`."""
+    shown, of = format_bytes(part), format_bytes(whole)
+    number, unit = shown.split()
+    return f"{number if unit == of.split()[1] else shown} of {of}"
+
+
 def format_bytes(size: float) -> str:
     """`size` with three digits and a unit of 1024, `1.5 GiB`; a whole number below 1024 is plain bytes, `17 B`."""
     units = ("B", "KiB", "MiB", "GiB", "TiB")

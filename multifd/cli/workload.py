@@ -91,7 +91,7 @@ def serve(control: socket.socket) -> None:
                     answer = workload.answer(request)
             except (MultifdError, OSError, MemoryError) as error:
                 answer = {"error": str(error) or "there is not enough memory"}
-            control.sendall(json.dumps(answer).encode() + b"\n")
+            lines.answer(json.dumps(answer).encode() + b"\n")
         if workload is not None and workload.writer.running:
             workload.writer.write(time.monotonic())
 
@@ -108,10 +108,19 @@ class _Lines:
         readable, _, _ = select.select([self._control], [], [], None if seconds is None else max(seconds, 0.0))
         if not readable:
             return []
-        received = self._control.recv(65536)
+        try:
+            received = self._control.recv(65536)
+        except ConnectionError:
+            received = b""
         self.ended = not received
         *lines, self._buffer = (self._buffer + received).split(b"\n")
         return lines
+
+    def answer(self, line: bytes) -> None:
+        try:
+            self._control.sendall(line)
+        except ConnectionError:  # whoever asked has died: as if the socket had been closed
+            self.ended = True
 
 
 def main() -> None:

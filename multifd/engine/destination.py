@@ -10,13 +10,14 @@ from multifd import messages as m
 from multifd.device.interface import Device
 from multifd.engine.destination_run import DestinationRun
 from multifd.engine.listener import Listener
+from multifd.engine.names import BUILT_IN, check_unique
 from multifd.engine.offer import Provider
 from multifd.engine.options import DestinationOptions
 from multifd.engine.owner import Owner
 from multifd.engine.progress import ProgressFeed
 from multifd.engine.reporting import destination_report, finish
+from multifd.engine.session_run import to_its_end
 from multifd.engine.transport import MainStream
-from multifd.errors import CalledOffError
 from multifd.memory import Block
 from multifd.slot import SlotKind
 from multifd.stats import Progress, Report
@@ -42,6 +43,10 @@ class Destination:
         owner: Owner | None = None,
         options: DestinationOptions | None = None,
     ) -> None:
+        if not callable(blocks):
+            check_unique("block", [block.name for block in blocks])
+        check_unique("device", [device.name for device in devices])
+        check_unique("kind", [*BUILT_IN, *(kind.name for kind in kinds)])
         self._listener = listener
         self._blocks = blocks
         self._devices = tuple(devices)
@@ -50,11 +55,17 @@ class Destination:
         self._options = options or DestinationOptions()
         self._progress = ProgressFeed()
         self._active: DestinationRun | None = None
+        self._released = asyncio.Event()
+        """Set when there is no active session any more."""
+        self._latest: DestinationRun | None = None
         self._done: asyncio.Future[DestinationRun] | None = None
 
     async def run(self) -> Report:
         """Wait for a source and receive. Returns the report when the owner runs here; raises `MigrationFailedError`
         with the report otherwise.
+
+        When the task is cancelled everything is released before it ends; after COMMIT that is when the owner has
+        started or failed to, which `report` tells.
         """
         self._done = asyncio.get_running_loop().create_future()
         try:
@@ -63,16 +74,23 @@ class Destination:
             self._progress.publish(run.snapshot())
             return finish(destination_report(run), run.error)
         finally:
-            self._progress.close()
-            if self._active is not None:
-                self._active.fail(CalledOffError("the destination was cancelled"))
+            try:
+                if self._active is not None:
+                    self._active.cancel("the destination was cancelled")
+                    await to_its_end(self._released.wait())
+            finally:
+                self._progress.close()
+
+    @property
+    def report(self) -> Report | None:
+        """How the last session that was accepted ended, or stands; None before it. For a task that was cancelled after
+        COMMIT, say.
+        """
+        return destination_report(self._latest) if self._latest is not None else None
 
     def cancel(self, cause: str = "cancelled") -> bool:
-        """Call the session that is under way off. False if there is none."""
-        if self._active is None:
-            return False
-        self._active.fail(CalledOffError(cause))
-        return True
+        """Call the session that is under way off. False if there is none, or it is too late (COMMIT is here)."""
+        return self._active is not None and self._active.cancel(cause)
 
     def progress(self) -> AsyncIterator[Progress]:
         """Snapshots, about ten a second, until the session ends."""
@@ -91,6 +109,7 @@ class Destination:
         finally:
             if self._active is run:
                 self._active = None
+                self._released.set()
             if run.had_state and self._done is not None and not self._done.done():
                 self._done.set_result(run)
             elif run.error is not None:
@@ -99,5 +118,6 @@ class Destination:
     def _claim(self, run: DestinationRun) -> bool:
         if self._active is not None or (self._done is not None and self._done.done()):
             return False
-        self._active = run
+        self._active = self._latest = run
+        self._released.clear()
         return True

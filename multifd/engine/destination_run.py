@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import secrets
 import socket
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from multifd import limits
@@ -16,23 +16,25 @@ from multifd import messages as m
 from multifd.device.interface import Device
 from multifd.engine.events import EventQueue
 from multifd.engine.listener import Listener
-from multifd.engine.loader import DeviceLoader, LoadEvent, LoadFailed, LoadProgress
+from multifd.engine.loader import LoadEvent, LoadFailed, LoadProgress
 from multifd.engine.offer import Offer, Provider, decide
 from multifd.engine.options import DestinationOptions
 from multifd.engine.owner import Owner
 from multifd.engine.populator import Populator
 from multifd.engine.progress import ProgressFeed
 from multifd.engine.receiver import ChannelReceiver, Mismatch, ReceiveEnded, ReceiveEvent
-from multifd.engine.session_run import SessionRun
+from multifd.engine.session_run import SessionRun, as_ours, to_its_end
+from multifd.engine.starting import StartingLoader, owners, start
 from multifd.engine.transport import DataSocket, MainStream, SocketOptions, tune
-from multifd.errors import Code, MultifdError, OwnerError, TransportError
+from multifd.errors import CalledOffError, Code, MultifdError, TransportError
 from multifd.kinds.chunk import ChunkKind
 from multifd.kinds.ram import RamKind, ZeroKind
 from multifd.memory import Block
 from multifd.messages import EXPLICIT_SWITCHOVER
 from multifd.session import actions as a
-from multifd.session.destination import DestinationPlan, DestinationSession
+from multifd.session.destination import DestinationSession
 from multifd.session.handshake import fit_text
+from multifd.session.plans import DestinationPlan
 from multifd.session.states import DestinationState
 from multifd.slot import SlotKind
 from multifd.stats import Progress
@@ -58,7 +60,7 @@ class DestinationRun(SessionRun):
         )
         super().__init__(self.session, progress)
         self.receivers: list[ChannelReceiver] = []
-        self.loaders: list[DeviceLoader] = []
+        self.loaders: list[StartingLoader] = []
         self.began = self.transfer_began = self.transfer_ended = 0.0
         self.had_state = False
         self.populated: dict[str, str] = {}
@@ -71,6 +73,7 @@ class DestinationRun(SessionRun):
         self._populator = Populator()
         self._claim = claim
         self._offer: Offer | None = None
+        self._deciding: asyncio.Task[None] | None = None
         self._opened = False
         self._events: EventQueue[ReceiveEvent | LoadEvent] = EventQueue(self._loop, self._handle_events, self.fail)
         self._kinds: dict[int, SlotKind] = {}
@@ -97,7 +100,13 @@ class DestinationRun(SessionRun):
             raise
         finally:
             ticker.cancel()
-            await asyncio.shield(self._release())
+            await to_its_end(self._release())
+
+    def cancel(self, cause: str) -> bool:
+        """Call it off; False if it is too late."""
+        was_open = not self.session.final
+        self.fail(CalledOffError(cause))
+        return was_open and self.session.final
 
     @property
     def explicit(self) -> bool:
@@ -134,19 +143,30 @@ class DestinationRun(SessionRun):
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._events.close()
         await self._main.close()
+        await self._release_undecided()
         for receiver in self.receivers:
             receiver.cancel()
-        for receiver in self.receivers:
-            await asyncio.to_thread(receiver.join)
-        self.populated = await asyncio.to_thread(self._populator.stop)
-        stuck = [loader.device.name for loader in self.loaders if not await asyncio.to_thread(loader.stop)]
-        if stuck and self.error is not None:
-            self.error = MultifdError(f"{self.error}; and device {', '.join(stuck)} did not let go of its worker")
+        await self._join(
+            {
+                **{f"data channel {receiver.number}": receiver.join for receiver in self.receivers},
+                "populating memory": self._populator.stop,
+                **{f"device {loader.device.name}": loader.stop for loader in self.loaders},
+            }
+        )
+        self.populated = dict(self._populator.got)
         if self._offer is not None:
-            self._offer.release()
+            await asyncio.to_thread(self._offer.release)
         if self._opened:
             started = self.session.state is DestinationState.STARTED
             self._listener.close_session(self.session.session, confirmed=self._confirmed or not started)
+
+    async def _release_undecided(self) -> None:
+        """What was offered and is not taken, also while a helper thread is still deciding on it: it makes no more."""
+        if self._offer is not None and not self._opened:
+            await asyncio.to_thread(self._offer.release)
+        if self._deciding is not None:
+            await asyncio.wait({self._deciding}, timeout=limits.CLOSE_DEADLINE_S)
+        self._listener.inventories.give_back(self)
 
     async def _read_main(self) -> None:
         try:
@@ -209,6 +229,8 @@ class DestinationRun(SessionRun):
     def _handle_message(self, message: m.Message) -> None:
         if isinstance(message, m.StopCopy):
             self._populator.halt()
+        if isinstance(message, m.Inventory) and not self._has_room_for(message):
+            return
         try:
             self.session.handle_message(message, self.now)
         except MultifdError as error:
@@ -216,6 +238,15 @@ class DestinationRun(SessionRun):
         self._act()
         if self.session.awaits_counts:  # what is settled and not yet looked at may be all that it waits for
             self._handle_events()
+
+    def _has_room_for(self, page: m.Inventory) -> bool:
+        """Refuses the session if there is none."""
+        if self.session.state is not DestinationState.INVENTORY or self._listener.inventories.take(self, page):
+            return True
+        cause = "too much is offered at the moment, by others among them"
+        self.session.handle_decision([m.Refusal(m.What.SESSION, "INVENTORY", Code.BUSY, cause)], (), self.now)
+        self._act()
+        return False
 
     def _handle_events(self) -> None:
         now = self.now
@@ -280,8 +311,12 @@ class DestinationRun(SessionRun):
         self._spawn(self._decided(action))
 
     async def _decided(self, action: a.Decide) -> None:
-        offer = await asyncio.to_thread(decide, action, self._blocks, self._devices, self._user_kinds)
-        self._offer = offer
+        self._offer = offer = Offer()
+        work = asyncio.to_thread(
+            decide, offer, action, blocks=self._blocks, devices=self._devices, kinds=self._user_kinds
+        )
+        self._deciding = self._loop.create_task(work)  # a thread can't be cancelled: `_release_undecided` waits for it
+        await asyncio.shield(self._deciding)
         refusals, verdicts = offer.verdict(explicit=self.explicit, credit=self.options.device_credit)
         if not refusals and not action.preflight:
             if not self._claim(self):
@@ -290,13 +325,14 @@ class DestinationRun(SessionRun):
                 refusals = [m.Refusal(m.What.SESSION, "session id", Code.REFUSED, "it was used before")]
             else:
                 self._opened = True
+                self._listener.inventories.give_back(self)
                 self._accept(offer, action.kinds)
         self.session.handle_decision(refusals, verdicts, self.now)
         self._act()
 
     def _accept(self, offer: Offer, kinds: Sequence[m.KindInfo]) -> None:
         self.loaders = [
-            DeviceLoader(n, device, credit=self.options.device_credit, events=self._events)
+            StartingLoader(n, device, credit=self.options.device_credit, events=self._events)
             for n, device in enumerate(offer.devices, start=1)
         ]
         sinks = {loader.number: loader for loader in self.loaders}
@@ -310,7 +346,7 @@ class DestinationRun(SessionRun):
 
     async def _prepared(self) -> None:
         began = self.now
-        await _owners(self._owner.prepare(), "prepare")
+        await owners(self._owner.prepare(), "prepare")
         self.session.handle_prepared({"prepare": self.now - began}, self.now)
         self._act()
 
@@ -319,20 +355,12 @@ class DestinationRun(SessionRun):
 
     async def _started(self) -> None:
         """After COMMIT: nothing stops this but its own failure."""
-        began = self.now
         try:
-            async with asyncio.timeout(limits.OWNER_DEADLINE_S):
-                for loader in self.loaders:
-                    await loader.run_device()
-                devices_at = self.now
-                await _owners(self._owner.start(), "start")
-        except TimeoutError:
-            self.session.handle_start_failed(OwnerError("the owner did not start in time"), self.now)
-        except MultifdError as error:
-            self.session.handle_start_failed(error, self.now)
+            parts = await start(self.loaders, self._owner)
+        except Exception as error:
+            self.session.handle_start_failed(as_ours(error), self.now)
         else:
             self._listener.decide(self.session.session, m.Fate.STARTED, "")
-            parts = {"start_devices": devices_at - began, "start_owner": self.now - devices_at}
             self.session.handle_owner_started(parts, self.now)
         self._act()
 
@@ -343,13 +371,3 @@ class DestinationRun(SessionRun):
         a.Prepare: _prepare,
         a.StartOwner: _start_owner,
     }
-
-
-async def _owners(work: Coroutine[Any, Any, None], what: str) -> None:
-    """Whatever the owner raises becomes an error that says what it was doing."""
-    try:
-        await work
-    except MultifdError:
-        raise
-    except Exception as error:
-        raise OwnerError(f"the owner could not {what}: {type(error).__name__}: {error}") from error

@@ -98,12 +98,12 @@ class Dispatcher:
         return all(self.is_dry(flow) for flow in self._expand)
 
     def slot(self, channel: int, sequence: int) -> Slot:
-        """An unsettled slot. Raises `RemoteProtocolError` if there is no such."""
+        """An unsettled slot that RESEND names. Raises `RemoteProtocolError` for none, or one named before."""
         if 1 <= channel <= len(self.senders):
-            slot = self.senders[channel - 1].ledger.get(sequence)
+            slot = self.senders[channel - 1].ledger.take_for_resend(sequence)
             if slot is not None:
                 return slot
-        raise RemoteProtocolError("RESEND", "a slot that is sent and not settled", (channel, sequence))
+        raise RemoteProtocolError("RESEND", "a slot that is sent and not settled, each once", (channel, sequence))
 
     def settle(self, counts: tuple[int, ...], now: float) -> None:
         """The destination has settled so many slots of each channel. Raises `RemoteProtocolError`."""

@@ -12,10 +12,12 @@ import contextlib
 import hmac
 import logging
 import socket
+from pathlib import Path
 from typing import Protocol
 
 from multifd import limits
 from multifd import messages as m
+from multifd.engine.inventory_room import InventoryRoom
 from multifd.engine.transport import Address, MainStream, listen_socket, tune
 from multifd.errors import Code, LocalProtocolError, MultifdError, RemoteProtocolError
 from multifd.session.outcomes import OutcomeBook
@@ -54,6 +56,7 @@ class Listener:
     def __init__(self, listener: socket.socket, address: Address) -> None:
         self._socket = listener
         self._address = address
+        self._file = _identity(address.path) if address.path else None
         self._loop = asyncio.get_running_loop()
         self._host: Host | None = None
         self._sessions: dict[bytes, Session] = {}
@@ -64,6 +67,7 @@ class Listener:
         self._pending: dict[asyncio.Task[None], None] = {}
         self._serving: dict[asyncio.Task[None], MainStream] = {}
         self._book = OutcomeBook()
+        self.inventories = InventoryRoom()
         self._accepting = self._loop.create_task(self._accept())
 
     @property
@@ -72,8 +76,8 @@ class Listener:
         return str(self._address)
 
     async def close(self) -> None:
-        """Stop listening. If the source of a completed migration has not confirmed that it knows, wait for its
-        question, `OUTCOME_LINGER_S` at most.
+        """Stop listening, and remove a unix socket's path. If the source of a completed migration has not confirmed
+        that it knows, wait for its question, `OUTCOME_LINGER_S` at most.
         """
         if self._unconfirmed:
             _log.info("the source has not confirmed the end: answering it for up to %g s", limits.OUTCOME_LINGER_S)
@@ -81,11 +85,20 @@ class Listener:
                 async with asyncio.timeout(limits.OUTCOME_LINGER_S):
                     await self._confirmed.wait()
         self._accepting.cancel()
+        await asyncio.sleep(0)  # what was just accepted begins: it could not close its connection otherwise
         tasks = [self._accepting, *self._pending, *self._serving]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._unlink()
         self._socket.close()
+
+    def _unlink(self) -> None:
+        """Remove a unix socket's path, unless somebody else has put something there."""
+        if self._address.path:
+            with contextlib.suppress(OSError):
+                if _identity(self._address.path) == self._file:
+                    Path(self._address.path).unlink()
 
     # -- for destinations
 
@@ -127,6 +140,8 @@ class Listener:
 
     async def _accept(self) -> None:
         while True:
+            # asyncio's sock_accept does not suspend while there are connections: a flood of them would be all that runs
+            await asyncio.sleep(0)
             try:
                 connection, _ = await self._loop.sock_accept(self._socket)
             except OSError as error:
@@ -231,6 +246,11 @@ class Listener:
             self._unconfirmed.discard(asked.session)
             if not self._unconfirmed:
                 self._confirmed.set()
+
+
+def _identity(path: str) -> tuple[int, int]:
+    status = Path(path).lstat()
+    return status.st_dev, status.st_ino
 
 
 async def listen(address: str) -> Listener:

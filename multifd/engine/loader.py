@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,13 +118,25 @@ class DeviceLoader:
             while not self._complete:
                 for chunk in await self._in_order():
                     await self._load(chunk)
+            self._refuse(self._waiting.values())
             await self.device.set_state(DeviceState.STOP)
             self._tell("loaded")
+            while True:
+                await self._arrived.wait()
+                self._arrived.clear()
+                self._refuse(self._inbox.take_now())
         except MultifdError as error:
             self._events.post(LoadFailed(self.number, error))
         except Exception as error:  # whatever a device raises
             named = DeviceError(self.device.name, f"{type(error).__name__}: {error}")
             self._events.post(LoadFailed(self.number, named))
+
+    def _refuse(self, chunks: Iterable[Chunk]) -> None:
+        """Of chunks after the last there must be none."""
+        for chunk in chunks:
+            raise RemoteProtocolError(
+                f"device-chunk {chunk.meta.index} of {self.device.name}", "nothing after LAST of stop-copy"
+            )
 
     async def _in_order(self) -> list[Chunk]:
         """The chunks that are next; waits until there is one."""
@@ -167,7 +180,9 @@ class DeviceLoader:
             self._tell("ready" if self._ready else "loading")
 
     def _check_order(self, chunk: Chunk) -> None:
-        """Epoch and phase never go back, but for a re-arm (proto/native.md section 3.3)."""
+        """Epoch and phase never go back, but for a re-arm; nothing follows the end (proto/native.md section 3.3)."""
+        if self._complete:
+            self._refuse((chunk,))
         epoch, phase = chunk.meta.epoch, Phase(chunk.meta.phase)
         same = (epoch, phase) == (self.epoch, self._phase)
         onward = epoch == self.epoch and phase > self._phase and self._phase_ended

@@ -4,13 +4,15 @@ provider may touch the disk.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from multifd import limits
 from multifd import messages as m
 from multifd.device.interface import Device
+from multifd.engine.names import BUILT_IN
 from multifd.errors import Code, StorageError
-from multifd.kinds.chunk import NAME as CHUNK
 from multifd.memory import Block
 from multifd.session.actions import Decide
 from multifd.session.handshake import DeviceOffer, decide_devices
@@ -18,20 +20,23 @@ from multifd.slot import SlotKind
 
 Provider = Callable[[m.BlockInfo], Block]
 """Makes a block for what the source offers, or raises `StorageError` with the reason to refuse it. Its blocks are
-closed at the session's end.
+closed at the session's end; if that comes while it is being asked, it is asked for no more.
 """
-_BUILT_IN = frozenset({"ram", "zero", CHUNK})
 
 
 @dataclass(slots=True)
 class Offer:
-    """What was found: blocks and devices in the order of INVENTORY."""
+    """What was found: blocks and devices in the order of INVENTORY. The loop may release it while a helper thread still
+    decides on it.
+    """
 
     blocks: list[Block] = field(default_factory=list)
     devices: list[Device] = field(default_factory=list)
     refusals: list[m.Refusal] = field(default_factory=list)
     device_offers: list[DeviceOffer] = field(default_factory=list)
-    provided: bool = False
+    _provided: list[Block] = field(default_factory=list)
+    _released: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def verdict(self, *, explicit: bool, credit: int) -> tuple[list[m.Refusal], list[m.DeviceVerdict]]:
         """All refusals, and what is decided for each device."""
@@ -39,39 +44,63 @@ class Offer:
         return [*self.refusals, *refusals], verdicts
 
     def refuse(self, what: m.What, name: str, cause: str, code: Code = Code.REFUSED) -> None:
-        """One more reason."""
-        self.refusals.append(m.Refusal(what, name, code, cause))
+        """One more reason; those that VERDICT has no room for are not kept."""
+        if len(self.refusals) < limits.ITEMS_MAX:
+            self.refusals.append(m.Refusal(what, name, code, cause))
+
+    def add_provided(self, block: Block) -> bool:
+        """*pool*: one more block that a provider made. False, and the block is closed, if nobody wants it any more."""
+        with self._lock:
+            if not self._released:
+                self._provided.append(block)
+                self.blocks.append(block)
+                return True
+        block.close()
+        return False
 
     def release(self) -> None:
-        """Close the blocks that a provider made."""
-        if self.provided:
-            for block in self.blocks:
-                block.close()
+        """*any*: close the blocks that a provider made, and those that it is about to make. Idempotent."""
+        with self._lock:
+            self._released = True
+            provided, self._provided = self._provided, []
+        for block in provided:
+            block.close()
 
 
 def decide(
-    action: Decide, blocks: Sequence[Block] | Provider, devices: Sequence[Device], kinds: Sequence[SlotKind]
-) -> Offer:
-    """Hold the offer against what is here."""
-    offer = Offer(provided=callable(blocks))
+    offer: Offer,
+    action: Decide,
+    *,
+    blocks: Sequence[Block] | Provider,
+    devices: Sequence[Device],
+    kinds: Sequence[SlotKind],
+) -> None:
+    """*pool*: hold what is offered against what is here, and fill `offer`: the caller's, so that it can release it at
+    any time.
+    """
     if callable(blocks):
         _provide(offer, action.blocks, blocks)
     else:
         _match_blocks(offer, action.blocks, blocks)
     _match_devices(offer, action.devices, devices)
-    known = _BUILT_IN | {kind.name for kind in kinds}
+    known = {*BUILT_IN, *(kind.name for kind in kinds)}
     for kind in action.kinds:
         if kind.name not in known:
             offer.refuse(m.What.KIND, kind.name, "unknown here")
-    return offer
 
 
 def _provide(offer: Offer, infos: Sequence[m.BlockInfo], provider: Provider) -> None:
     for info in infos:
         try:
-            offer.blocks.append(provider(info))
+            block = provider(info)
         except StorageError as error:
             offer.refuse(m.What.BLOCK, info.name, str(error), Code.STORAGE)
+        except Exception as error:  # a provider that can't even say why it has no block has none
+            cause = f"its provider failed: {type(error).__name__}: {error}"
+            offer.refuse(m.What.BLOCK, info.name, cause, Code.INTERNAL)
+        else:
+            if not offer.add_provided(block):
+                return
 
 
 def _match_blocks(offer: Offer, infos: Sequence[m.BlockInfo], blocks: Sequence[Block]) -> None:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from multifd import limits
+from multifd.codec import CODECS, NONE
+
+DEVICE_CREDIT_BYTES_MIN = limits.CHUNK_BYTES_MAX + limits.CHUNK_COST_BYTES
 
 
 class GiveUp(enum.Enum):
@@ -27,7 +31,7 @@ class OnRearm(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceOptions:
-    """Options of a source."""
+    """Options of a source. `ValueError` if one can't be."""
 
     channels: int = 4
     codec: str = "none"
@@ -50,10 +54,20 @@ class SourceOptions:
     socket_buffer: int | None = None
     """SO_SNDBUF and SO_RCVBUF of the data channels; None lets the kernel tune."""
 
+    def __post_init__(self) -> None:
+        """Raise `ValueError` for a value that can't be."""
+        _check_range("channels", self.channels, 1, limits.CHANNELS_MAX)
+        _check_codecs("codec", (self.codec,), (NONE, *CODECS))
+        _check_range("slot_bytes", self.slot_bytes, limits.SLOT_BYTES_MIN, limits.SLOT_BYTES_MAX)
+        _check_range("downtime_limit_s", self.downtime_limit_s, 0, limits.SECONDS_MAX)
+        _check_range("deadline_s", self.deadline_s, 0, limits.SECONDS_MAX)
+        _check_positive("bandwidth_limit", self.bandwidth_limit)
+        _check_positive("socket_buffer", self.socket_buffer)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DestinationOptions:
-    """Options of a destination."""
+    """Options of a destination. `ValueError` if one can't be."""
 
     channels_max: int = 16
     codecs: tuple[str, ...] = ("zstd", "lz4")
@@ -66,3 +80,27 @@ class DestinationOptions:
     it off for memory that is populated already, or of which most will never be used."""
     congestion_control: str | None = None
     socket_buffer: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raise `ValueError` for a value that can't be."""
+        _check_range("channels_max", self.channels_max, 1, limits.CHANNELS_MAX)
+        _check_codecs("codecs", self.codecs, tuple(CODECS))
+        if self.device_credit < DEVICE_CREDIT_BYTES_MIN:  # the largest chunk could never be sent
+            raise ValueError(f"device_credit is {self.device_credit}; at least {DEVICE_CREDIT_BYTES_MIN} is possible")
+        _check_positive("socket_buffer", self.socket_buffer)
+
+
+def _check_range(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:  # true for NaN
+        raise ValueError(f"{name} is {value}; {low:g} to {high:g} is possible")
+
+
+def _check_positive(name: str, value: int | None) -> None:
+    if value is not None and value < 1:
+        raise ValueError(f"{name} is {value}; None or at least 1 is possible")
+
+
+def _check_codecs(name: str, chosen: Sequence[str], known: Sequence[str]) -> None:
+    for codec in chosen:
+        if codec not in known:
+            raise ValueError(f"{name}: there is no {codec!r}; there are {', '.join(known)}")

@@ -12,23 +12,33 @@ from multifd.wire.preamble import MAIN_PREAMBLE
 
 
 async def ask_outcome(address: Address, question: AskOutcome) -> OutcomeIs | str:
-    """The destination's answer, or why there is none after `OUTCOME_TRIES` tries, each on a connection of its own."""
+    """The destination's answer, or why there is none: after `OUTCOME_TRIES` tries, each on a connection of its own, or
+    one that was connected and had no answer within `OUTCOME_ANSWER_DEADLINE_S`.
+    """
     cause = ""
     for attempt in range(limits.OUTCOME_TRIES):
         if attempt:
             await asyncio.sleep(limits.OUTCOME_PAUSE_S)
         try:
             async with asyncio.timeout(limits.OUTCOME_DEADLINE_S):
-                return await _ask_once(address, question)
+                stream = await MainStream.open(address, MAIN_PREAMBLE)
         except TimeoutError:
-            cause = f"no answer from {address} within {limits.OUTCOME_DEADLINE_S:g} s"
+            cause = f"no connection to {address} within {limits.OUTCOME_DEADLINE_S:g} s"
+            continue
+        except MultifdError as error:
+            cause = str(error)
+            continue
+        try:
+            async with asyncio.timeout(limits.OUTCOME_ANSWER_DEADLINE_S):
+                return await _ask_on(stream, question)
+        except TimeoutError:
+            return f"no answer from {address} within {limits.OUTCOME_ANSWER_DEADLINE_S:g} s"
         except MultifdError as error:
             cause = str(error)
     return cause
 
 
-async def _ask_once(address: Address, question: AskOutcome) -> OutcomeIs:
-    stream = await MainStream.open(address, MAIN_PREAMBLE)
+async def _ask_on(stream: MainStream, question: AskOutcome) -> OutcomeIs:
     try:
         stream.send(question)
         answer = await stream.receive()

@@ -18,7 +18,12 @@ class Owner:
         """Stop. When it returns nobody writes to the blocks or touches the devices any more."""
 
     async def start(self) -> None:
-        """Run (again)."""
+        """Run (again).
+
+        At the destination it is cancelled if it takes more than `OWNER_DEADLINE_S`: the migration has failed then, and
+        the owner must not be running when this ends. Whoever has a helper thread do the work waits for that thread,
+        and undoes what it did.
+        """
 
     async def prepare(self) -> None:
         """At the destination: all state has arrived; make it last (flush it to disk, say). LOADED is sent when this

@@ -7,17 +7,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
+from multifd import limits
 from multifd.memory import Block
 from multifd.memory.populate import populate
 
 
 class Populator:
-    """One session's. `start` and `stop` once each."""
+    """One session's. `start` and `stop` once each. `got` is, by block, how it was populated, in words."""
 
     def __init__(self) -> None:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self._got: dict[str, str] = {}
+        self.got: dict[str, str] = {}
 
     def start(self, blocks: Sequence[Block]) -> None:
         """*loop*: begin with the blocks that have memory, in their order."""
@@ -28,18 +29,19 @@ class Populator:
         """*loop*: populate no more, from now: the source's owner is stopped, and every processor is wanted."""
         self._stop.set()
 
-    def stop(self) -> dict[str, str]:
-        """*pool*: end, soon; block name to what it got, in words."""
+    def stop(self) -> bool:
+        """*pool*: end, soon. False if it did not within `CLOSE_DEADLINE_S`."""
         self._stop.set()
-        self.join()
-        return self._got
+        return self.join(limits.CLOSE_DEADLINE_S)
 
-    def join(self) -> None:
-        """*pool*: wait until it is through."""
-        if self._thread is not None:
-            self._thread.join()
+    def join(self, seconds: float) -> bool:
+        """*pool*: wait until it is through; False if it is not, after so many seconds."""
+        if self._thread is None:
+            return True
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
 
     def _run(self, blocks: Sequence[Block]) -> None:
         for block in blocks:
             if block.memory is not None:
-                self._got[block.name] = populate(block.memory, self._stop)
+                self.got[block.name] = populate(block.memory, self._stop)

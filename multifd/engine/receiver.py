@@ -80,11 +80,14 @@ class ChannelReceiver:
         """*loop*: end now, wherever it is."""
         self._socket.shut()
 
-    def join(self) -> None:
-        """*pool*: wait until the worker has ended, and close the connection."""
+    def join(self) -> bool:
+        """*pool*: wait until the worker has ended, and close the connection. False if it did not within
+        `CLOSE_DEADLINE_S`: it hangs in what a user gave.
+        """
         if self._thread.ident is not None:
-            self._thread.join()
+            self._thread.join(limits.CLOSE_DEADLINE_S)
         self._socket.close()
+        return not self._thread.is_alive()
 
     # -- worker
 

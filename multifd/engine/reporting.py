@@ -84,7 +84,7 @@ def source_report(run: SourceRun, blocks: Sequence[Block], options: SourceOption
         )
     if run.error is not None and session.decision is not None:
         report.waiting_for = session.decision.waiting_for
-    _explain(report, run.error)
+    _explain(report, run.error, run.trouble)
     return report
 
 
@@ -119,7 +119,7 @@ def destination_report(run: DestinationRun) -> Report:
                 set_up_ms=round(loader.setup_s * 1e3, 3),
             )
         )
-    _explain(report, run.error)
+    _explain(report, run.error, run.trouble)
     return report
 
 
@@ -130,8 +130,8 @@ def finish(report: Report, error: MultifdError | None) -> Report:
     return report
 
 
-def _explain(report: Report, error: MultifdError | None) -> None:
-    report.cause = str(error) if error is not None else ""
+def _explain(report: Report, error: MultifdError | None, trouble: str) -> None:
+    report.cause = f"{error}{trouble}" if error is not None else ""
     if isinstance(error, RefusedError):
         report.refusals = tuple(str(refusal) for refusal in error.refusals)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from multifd.engine.events import EventQueue
 from multifd.engine.mailbox import Closed, Mailbox
 from multifd.engine.transport import DataSocket
 from multifd.errors import LocalProtocolError, RemoteProtocolError
-from multifd.slot import Slot, SlotTally, Work
+from multifd.slot import Buffer, Slot, SlotTally, Work
 from multifd.wire.slots import SlotHeader, payload_checksum, serialize_header
 
 _PLAIN = 1
@@ -40,8 +40,6 @@ class JobDone:
 
     channel: int
     flow: str
-    length: int
-    """As the scheduler counted it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +59,8 @@ class Ledger:
     def __init__(self) -> None:
         self._slots: deque[Slot] = deque()
         self._settled = 0
+        self._resent: set[int] = set()
+        """Sequences of unsettled slots that the destination has sent RESEND for."""
         self._room = threading.Condition(threading.Lock())
         self._closed = False
 
@@ -79,10 +79,15 @@ class Ledger:
             raise Closed
         self._slots.append(slot)
 
-    def get(self, sequence: int) -> Slot | None:
-        """*loop*: the unsettled slot of this sequence."""
+    def take_for_resend(self, sequence: int) -> Slot | None:
+        """*loop*: the unsettled slot of this sequence; None if there is no such, or it was taken before: else a
+        destination could have one slot marked dirty, or sent, without end.
+        """
         index = sequence - 1 - self._settled
-        return self._slots[index] if 0 <= index < len(self._slots) else None
+        if not 0 <= index < len(self._slots) or sequence in self._resent:
+            return None
+        self._resent.add(sequence)
+        return self._slots[index]
 
     def settle(self, count: int) -> int:
         """*loop*: so many slots are settled in all. Returns the bytes newly settled.
@@ -94,6 +99,8 @@ class Ledger:
             raise RemoteProtocolError("SETTLED.counts", f"{self._settled}..{most} for this channel", count)
         settled_bytes = sum(self._slots.popleft().length for _ in range(count - self._settled))
         self._settled = count
+        if self._resent:
+            self._resent = {sequence for sequence in self._resent if sequence > count}
         with self._room:
             self._room.notify_all()
         return settled_bytes
@@ -147,21 +154,20 @@ class ChannelSender:
         self.queued += 1
         self._jobs.put_now(job)
 
-    def finish(self) -> None:
-        """*loop*: end after what is queued."""
-        self._jobs.close()
-
     def cancel(self) -> None:
         """*loop*: end now, wherever it is."""
         self._jobs.close(drop=True)
         self.ledger.close()
         self._socket.shut()
 
-    def join(self) -> None:
-        """*pool*: wait until the worker has ended, and close the connection."""
+    def join(self) -> bool:
+        """*pool*: wait until the worker has ended, and close the connection. False if it did not within
+        `CLOSE_DEADLINE_S`: it hangs in what a user gave.
+        """
         if self._thread.ident is not None:
-            self._thread.join()
+            self._thread.join(limits.CLOSE_DEADLINE_S)
         self._socket.close()
+        return not self._thread.is_alive()
 
     # -- worker
 
@@ -171,20 +177,17 @@ class ChannelSender:
                 for job in self._jobs.take():
                     for slot in job.expand(job.work):
                         self._send(slot)
-                    self._events.post(JobDone(self.number, job.flow, job.work.length))
+                    self._events.post(JobDone(self.number, job.flow))
         except Closed:
             return
         except Exception as error:  # whatever it is, the loop must hear of it
             self._events.post(SendFailed(self.number, error))
 
     def _send(self, slot: Slot) -> None:
-        if len(slot.buffers) > limits.EXTENTS_MAX or slot.length > limits.SLOT_BYTES_MAX:
-            raise LocalProtocolError(
-                f"slot of kind {slot.kind}", "at most EXTENTS_MAX buffers and SLOT_BYTES_MAX bytes", slot.length
-            )
-        codec, payload, wire_length = _PLAIN, slot.buffers, slot.length
+        buffers = _checked(slot)
+        codec, payload, wire_length = _PLAIN, buffers, slot.length
         if self._codec is not None and slot.length:
-            encoded = self._codec.encode(slot.buffers, slot.length)
+            encoded = self._codec.encode(buffers, slot.length)
             if encoded is not None:
                 codec, payload, wire_length = self._codec.number, (encoded,), len(encoded)
         self.ledger.append(slot)
@@ -207,3 +210,19 @@ class ChannelSender:
         tally.bytes += slot.length or slot.covers
         tally.wire_bytes += wire_length
         tally.compressed_slots += codec != _PLAIN
+
+
+def _checked(slot: Slot) -> Sequence[Buffer]:
+    """The slot's buffers, as bytes. Raises `LocalProtocolError` for a slot that can't be, naming its kind: going on
+    would break the framing, and the destination would be blamed.
+    """
+    where = f"slot of kind {slot.kind}"
+    if len(slot.buffers) > limits.EXTENTS_MAX or slot.length > limits.SLOT_BYTES_MAX:
+        raise LocalProtocolError(where, "at most EXTENTS_MAX buffers and SLOT_BYTES_MAX bytes", slot.length)
+    buffers = slot.buffers
+    if any(type(each) is memoryview and each.nbytes != len(each) for each in buffers):
+        buffers = [memoryview(each).cast("B") for each in buffers]  # below, lengths are bytes
+    found = sum(map(len, buffers))
+    if found != slot.length:
+        raise LocalProtocolError(where, f"buffers of {slot.length} bytes in all, its length", found)
+    return buffers

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import abc
 import asyncio
+import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, ClassVar, Protocol
 
 from multifd.engine.progress import ProgressFeed
@@ -16,6 +17,7 @@ from multifd.errors import MultifdError, TransportError
 from multifd.stats import Progress
 
 _TICK_S = 0.1
+_log = logging.getLogger("multifd")
 
 
 class Machine(Protocol):
@@ -42,6 +44,8 @@ class SessionRun(abc.ABC):
 
     def __init__(self, machine: Machine, progress: ProgressFeed) -> None:
         self.error: MultifdError | None = None
+        self.trouble = ""
+        """What went wrong besides, while everything was released: it follows the error in the cause."""
         self._machine = machine
         self._progress = progress
         self._loop = asyncio.get_running_loop()
@@ -89,17 +93,38 @@ class SessionRun(abc.ABC):
             self._timer.set(self._wake_at())
 
     def _on_timer(self) -> None:
-        self._machine.handle_timer(self.now)
-        self._look()
+        try:
+            self._machine.handle_timer(self.now)
+            self._look()
+        except Exception as error:  # nobody else would hear of it
+            self.fail(error)
         self._act()
 
     async def _tick(self) -> None:
         while True:
-            self._look()
-            self._act()
+            self._on_timer()
             if self._is_told:
                 self._progress.publish(self.snapshot())
             await asyncio.sleep(_TICK_S)
+
+    def _tell_trouble(self, words: str) -> None:
+        """Something went wrong that does not change the outcome: it is added to the cause, or, if there is none,
+        logged.
+        """
+        if self.error is None:
+            _log.warning("the migration ended well, but %s", words)
+        else:
+            self.trouble += f"; and then {words}"
+
+    async def _join(self, workers: Mapping[str, Callable[[], bool]]) -> None:
+        """Join workers, all at the same time. Each call says, within `CLOSE_DEADLINE_S`, whether it let go of its
+        thread.
+        """
+        ended = await asyncio.gather(*(asyncio.to_thread(join) for join in workers.values()))
+        stuck = [name for name, has_ended in zip(workers, ended, strict=True) if not has_ended]
+        if stuck:
+            whose = "its thread" if len(stuck) == 1 else "their threads"
+            self._tell_trouble(f"{', '.join(stuck)} did not let go of {whose}")
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(self._guard(work))
@@ -112,6 +137,27 @@ class SessionRun(abc.ABC):
             await work
         except Exception as error:
             self.fail(error)
+
+
+async def to_its_end(work: Coroutine[Any, Any, object]) -> None:
+    """Await it to its end, however often the task that waits is cancelled meanwhile; then that takes effect."""
+    task = asyncio.get_running_loop().create_task(work)
+    try:
+        await wait_out(task)
+    finally:
+        task.result()
+
+
+async def wait_out(task: asyncio.Task[Any]) -> None:
+    """The same for a task, whatever comes of it."""
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
 
 
 def as_ours(error: Exception, where: str = "") -> MultifdError:

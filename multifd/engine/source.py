@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from multifd import messages as m
 from multifd.device.interface import Device
+from multifd.engine.names import BUILT_IN, check_unique
 from multifd.engine.options import GiveUp, OnRearm, SourceOptions
 from multifd.engine.owner import Owner
 from multifd.engine.progress import ProgressFeed
@@ -18,7 +19,7 @@ from multifd.kinds.chunk import NAME as CHUNK
 from multifd.kinds.ram import RamFeed
 from multifd.memory import Block
 from multifd.messages import EXPLICIT_SWITCHOVER
-from multifd.session.source import SourcePlan
+from multifd.session.plans import SourcePlan
 from multifd.session.states import SourceState
 from multifd.slot import Feed
 from multifd.stats import Progress, Report
@@ -41,6 +42,10 @@ class Source:
         owner: Owner | None = None,
         options: SourceOptions | None = None,
     ) -> None:
+        check_unique("feed", ["ram"] * bool(blocks) + [feed.name for feed in feeds])
+        check_unique("kind", [*BUILT_IN, *(kind for feed in feeds for kind in feed.kinds)])
+        check_unique("block", [block.name for block in blocks])
+        check_unique("device", [device.name for device in devices])
         self._address = Address.parse(address)
         self._blocks = tuple(blocks)
         self._devices = tuple(devices)

@@ -24,15 +24,16 @@ from multifd.engine.owner import Owner
 from multifd.engine.progress import ProgressFeed
 from multifd.engine.saver import ChunkSaved, DeviceSaver, Rearmed, SaveEvent, SaveFailed
 from multifd.engine.sender import ChannelSender, JobDone, SendEvent, SendFailed
-from multifd.engine.session_run import SessionRun, as_ours
+from multifd.engine.session_run import SessionRun, as_ours, to_its_end, wait_out
 from multifd.engine.survey import Surveyor
 from multifd.engine.switch import Switch
 from multifd.engine.transport import Address, DataSocket, MainStream, SocketOptions, connect, translated
-from multifd.errors import DeadlineError, DeviceError, MultifdError, OwnerError, RemoteProtocolError, TransportError
+from multifd.errors import DeadlineError, MultifdError, OwnerError, RemoteProtocolError, TransportError
 from multifd.kinds.chunk import NAME as CHUNK
 from multifd.session import actions as a
 from multifd.session.convergence import Situation
-from multifd.session.source import SourcePlan, SourceSession
+from multifd.session.plans import SourcePlan
+from multifd.session.source import SourceSession
 from multifd.session.states import SourceState
 from multifd.slot import Feed, Slot
 from multifd.stats import Progress
@@ -72,10 +73,12 @@ class SourceRun(SessionRun):
         self._switch = Switch(owner, self.savers, self.downtime)
         self.surveyor = Surveyor(self.session, self._feeds, self._pools, self.savers, options)
         self._owner_task: asyncio.Task[None] | None = None
-        """The owner's last stop or start: the next one waits for it."""
+        """The owner's last stop, start or throttling: the next one waits for it."""
+        self._throttling: asyncio.Task[None] | None = None
         self._rounds: dict[str, int] = {}
         """Flow → bytes sent when its running round began."""
         self._collecting: set[str] = set()
+        self._pages: list[m.Inventory] = []
         self._stop_copies_left: int | None = None
         self._end_resends: int | None = None
         self._asking: asyncio.Task[None] | None = None
@@ -97,16 +100,31 @@ class SourceRun(SessionRun):
             raise
         finally:
             ticker.cancel()
-            await asyncio.shield(self._release())
+            await to_its_end(self._release())
 
     async def continue_in_doubt(self, step: Callable[[], None]) -> None:
         """In doubt: have the machine take a step (ask again, or the operator's word), until it is final or in doubt
-        again.
+        again: in doubt as well if the task that waits is cancelled before there is an answer.
         """
         self._ended.clear()
         step()
         self._act()
-        await self._ended.wait()
+        try:
+            await self._ended.wait()
+        except asyncio.CancelledError:
+            await to_its_end(self._stop_asking())
+            raise
+        finally:
+            await to_its_end(self._settle())
+
+    async def _stop_asking(self) -> None:
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.gather(self._asking, return_exceptions=True)
+        self.session.handle_no_answer("the task that asked was cancelled", self.now)
+        self._act()
+
+    async def _settle(self) -> None:
         await self._finish_owner()
         if self.session.state is not SourceState.IN_DOUBT:  # the devices may have to run on here yet
             await self._stop_savers()
@@ -140,30 +158,37 @@ class SourceRun(SessionRun):
         for sender in self.dispatcher.senders:
             sender.cancel()
         self._events.close()
-        for sender in self.dispatcher.senders:
-            await asyncio.to_thread(sender.join)
+        await self._join({f"data channel {sender.number}": sender.join for sender in self.dispatcher.senders})
         if self.session.state is not SourceState.IN_DOUBT:
             await self._stop_savers()
         if self._main is not None:
             await self._main.close()
-        for name, feed in self._feeds.items():
-            await self._loop.run_in_executor(self._pools[name], feed.close)
-            self._pools[name].shutdown(wait=False)
+        await asyncio.gather(*(self._close_feed(name) for name in self._feeds))
 
     async def _stop_savers(self) -> None:
-        stuck = [saver.device.name for saver in self.savers if not await asyncio.to_thread(saver.stop)]
-        if stuck and self.error is not None:
-            self.error = DeviceError(", ".join(stuck), f"did not let go of its worker; {self.error}")
+        await self._join({f"device {saver.device.name}": saver.stop for saver in self.savers})
+
+    async def _close_feed(self, name: str) -> None:
+        """Its last call, and the end of its thread, whatever comes of the call."""
+        closing = self._loop.run_in_executor(self._pools[name], self._feeds[name].close)
+        await asyncio.wait({closing}, timeout=limits.CLOSE_DEADLINE_S)
+        if not closing.done():
+            closing.cancel()
+            self._tell_trouble(f"feed {name} did not let go of its thread")
+        elif (error := closing.exception()) is not None:
+            self._tell_trouble(f"feed {name} could not be closed: {type(error).__name__}: {error}")
+        self._pools[name].shutdown(wait=False, cancel_futures=True)
 
     async def _finish_owner(self) -> None:
         """Let the owner's last stop or start end; the devices of a migration that was called off run on."""
+        if self._throttling is not None:
+            self._throttling.cancel()
         if self._owner_task is not None:
             await asyncio.gather(self._owner_task, return_exceptions=True)
         if self.session.state in _RUNS_ON:
             await self._switch.call_off()
-        if self._switch.trouble and self.error is not None:
-            self.error = OwnerError(f"{self.error}{self._switch.trouble}")
-            self._switch.trouble = ""
+        while self._switch.troubles:
+            self._tell_trouble(self._switch.troubles.pop(0))
 
     async def _read_main(self, main: MainStream) -> None:
         try:
@@ -263,10 +288,21 @@ class SourceRun(SessionRun):
     def _send(self, action: a.Send) -> None:
         if self._main is None:
             return
+        if isinstance(action.message, m.Inventory):
+            self._pages.append(action.message)
+            if len(self._pages) == action.message.pages:
+                self._spawn(self._send_pages(self._main))
+            return
         try:
             self._main.send(action.message)
         except MultifdError as error:
             self.session.handle_failure(error, self.now)
+
+    async def _send_pages(self, main: MainStream) -> None:
+        """INVENTORY: it may be larger than what may pile up on main."""
+        pages, self._pages = self._pages, []
+        for page in pages:
+            await main.send_when_read(page)
 
     def _finished(self, action: a.Finished) -> None:
         self.error = action.error
@@ -285,15 +321,20 @@ class SourceRun(SessionRun):
                 with translated(f"data channel {number} could not be opened"):
                     preamble = DataPreamble(action.session, action.secret, number).serialize()
                     await self._loop.sock_sendall(connection, preamble)
+                sender = ChannelSender(
+                    number, DataSocket(connection), kinds=kinds, codec=self._options.codec, events=self._events
+                )
             except BaseException:
                 connection.close()
                 raise
-            sender = ChannelSender(
-                number, DataSocket(connection), kinds=kinds, codec=self._options.codec, events=self._events
-            )
             self.dispatcher.senders.append(sender)  # at once, so that it is closed whatever becomes of the others
 
-        await asyncio.gather(*(one(n) for n in range(1, action.count + 1)))
+        try:
+            async with asyncio.TaskGroup() as opening:  # which ends the others if one fails
+                for number in range(1, action.count + 1):
+                    opening.create_task(one(number))
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
         self.dispatcher.senders.sort(key=lambda sender: sender.number)
         self.congestion_control = self.dispatcher.senders[0].congestion_control
         for sender in self.dispatcher.senders:
@@ -307,8 +348,11 @@ class SourceRun(SessionRun):
 
     def _begin_round(self, action: a.BeginRound) -> None:
         self._rounds[action.class_name] = self.dispatcher.sent_bytes
-        self._collecting.add(action.class_name)
-        self._spawn(self._collect(action))
+        if action.sweep:
+            self._collecting.add(action.class_name)
+            self._spawn(self._collect(action))
+        else:
+            self._advance()  # what is sent again may have left already
 
     async def _collect(self, action: a.BeginRound) -> None:
         feed = self._feeds[action.class_name]
@@ -334,14 +378,21 @@ class SourceRun(SessionRun):
         self._act()
 
     def _throttle(self, action: a.Throttle) -> None:
-        self._spawn(self._switch.throttle(action.level))
+        self._owner_task = self._throttling = self._loop.create_task(
+            self._guard(self._throttled(self._owner_task, action.level))
+        )
+
+    async def _throttled(self, before: asyncio.Task[None] | None, level: float) -> None:
+        if before is not None:
+            await wait_out(before)
+        await self._switch.throttle(level)
 
     def _stop_owner(self, _action: a.StopOwner) -> None:
         self._owner_task = self._loop.create_task(self._guard(self._stopped(self._owner_task)))
 
     async def _stopped(self, before: asyncio.Task[None] | None) -> None:
         if before is not None:
-            await before
+            await wait_out(before)  # a start is not broken off, also if this stop is called off meanwhile
         rearmed = await self._switch.stop()
         self.session.handle_owner_stopped(rearmed, self.now)
         self._act()
@@ -354,10 +405,20 @@ class SourceRun(SessionRun):
     async def _started_again(self, before: asyncio.Task[None] | None) -> None:
         """The switchover is called off, at whatever point it was."""
         back = self.session.state is SourceState.PRECOPY
+        if self._throttling is not None:
+            self._throttling.cancel()
         if before is not None:
             before.cancel()
             await asyncio.gather(before, return_exceptions=True)
-        await (self._switch.back_to_precopy() if back else self._switch.call_off())
+        if not back:
+            await self._switch.call_off()
+            return
+        try:
+            await self._switch.back_to_precopy()
+        except OwnerError as error:
+            if self._ended.is_set():
+                self._switch.troubles.append(str(error))
+            self.fail(error)
 
     def _save_stop_copy(self, _action: a.SaveStopCopy) -> None:
         self._stop_copies_left = len(self.savers)
@@ -396,7 +457,7 @@ class SourceRun(SessionRun):
         if slot.live:
             self.mismatches += 1
             self._feeds[flow].mark_dirty(slot)
-        elif self.session.handle_corrupt(self.now):
+        elif self.session.handle_corrupt(flow, self.now):
             self.dispatcher.again(flow, slot, self.now)
 
     def _ask_outcome(self, _action: a.AskForOutcome) -> None:
@@ -408,7 +469,8 @@ class SourceRun(SessionRun):
             self.session.handle_no_answer(answer, self.now)
         else:
             self.session.handle_outcome(answer, self.now)
-            self.downtime.end("ask_outcome", self.now)
+            mark = self.downtime.end if answer.outcome is m.Fate.STARTED else self.downtime.mark
+            mark("ask_outcome", self.now)  # if it does not run there, the stop lasts until the owner is started again
         self._act()
 
     _DO: ClassVar[dict[type, Callable[[SourceRun, Any], None]]] = {

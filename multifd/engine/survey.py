@@ -45,7 +45,7 @@ class Surveyor:
         situation = Situation(
             now=time.monotonic(), began=self._session.began, rate=rate, feeds=needs,
             devices=[self._need(saver) for saver in self._savers], downtime_limit_s=self._options.downtime_limit_s,
-            deadline_s=self._options.deadline_s, fixed_s=_FIXED_S + debt_s, explicit=self._options.explicit_switchover,
+            fixed_s=_FIXED_S, held_back_s=debt_s, explicit=self._options.explicit_switchover,
         )  # fmt: skip
         self._count_waiting(situation)
         self.last = situation
@@ -68,6 +68,7 @@ class Surveyor:
             ready=status is not None and status.ready and status.epoch == epoch,
             doing=status.doing if status is not None else "no status yet",
             epoch=epoch,
+            unloaded=max(0, saver.bytes - (status.loaded_bytes if status is not None else 0)),
         )
 
     def _count_waiting(self, situation: Situation) -> None:

@@ -15,12 +15,14 @@ from multifd.engine.owner import Owner
 from multifd.engine.saver import DeviceSaver
 from multifd.errors import DeadlineError, MultifdError, OwnerError
 
+_AGAIN = "the owner to start again"
+
 
 class Switch:
-    """The owner and the devices of one source. `trouble` says what did not run again, if anything."""
+    """The owner and the devices of one source. `troubles` says what did not run again."""
 
     def __init__(self, owner: Owner, savers: Sequence[DeviceSaver], downtime: DowntimeClock) -> None:
-        self.trouble = ""
+        self.troubles: list[str] = []
         self._owner = owner
         self._savers = savers
         self._downtime = downtime
@@ -52,10 +54,15 @@ class Switch:
         return rearmed
 
     async def back_to_precopy(self) -> None:
-        """The switchover is off: devices go on saving, the owner runs again."""
+        """The switchover is off: devices go on saving, the owner runs again. Raises `OwnerError` if it does not."""
         for saver in self._savers:
             saver.go_on()
-        await self._start_owner()
+        self._stop_called = False
+        try:
+            await _within(self._owner.start(), _AGAIN)
+        except MultifdError as error:
+            raise OwnerError(str(error)) from error
+        self._downtime.end("start_again", time.monotonic())
 
     async def call_off(self) -> None:
         """The migration is off: whatever stopping came to, devices and owner run on, at full speed."""
@@ -66,10 +73,10 @@ class Switch:
             await self._try(self._owner.throttle(0.0), "the owner to run at full speed")
 
     async def _start_owner(self) -> None:
-        if not self._stop_called:  # it has run all the time
+        if not self._stop_called:  # it has run all the time, or can't
             return
         self._stop_called = False
-        await self._try(self._owner.start(), "the owner to start again")
+        await self._try(self._owner.start(), _AGAIN)
         self._downtime.end("start_again", time.monotonic())
 
     async def _resume_devices(self) -> None:
@@ -85,7 +92,7 @@ class Switch:
         try:
             await _within(work, what)
         except MultifdError as error:
-            self.trouble += f"; and then {error}"
+            self.troubles.append(str(error))
 
 
 async def _within(work: Coroutine[Any, Any, None], what: str) -> None:

@@ -260,6 +260,14 @@ class MainStream:
             raise TransportError("the peer does not read its main connection")
         self._writer.write(serialize(message))
 
+    async def send_when_read(self, message: Message) -> None:
+        """Write one message when most of what was written before has left: for what does not fit the backlog at once,
+        however slow the link is. Raises `TransportError`.
+        """
+        with translated("the main connection was lost"):
+            await self._writer.drain()
+        self.send(message)
+
     async def receive(self) -> Message | None:
         """The next message, or None at the end of the connection. Raises `TransportError`, `RemoteProtocolError`."""
         while not self._ready:

@@ -14,7 +14,15 @@ from itertools import pairwise
 import numpy as np
 
 from multifd.errors import RemoteProtocolError
-from multifd.limits import EXTENTS_MAX, ITEM_BYTES, KIB, SLOT_BYTES_MAX, SLOT_EXTENTS, ZERO_ITEM_COST_BYTES
+from multifd.limits import (
+    EXTENTS_MAX,
+    ITEM_BYTES,
+    KIB,
+    SLOT_BYTES_MAX,
+    SLOT_BYTES_MIN,
+    SLOT_EXTENTS,
+    ZERO_ITEM_COST_BYTES,
+)
 from multifd.memory.block import Block
 from multifd.memory.extents import Extents, Numbers, cut, empty, merge, pages, runs, total
 from multifd.memory.tracker import StaticTracker
@@ -25,7 +33,6 @@ from multifd.wire.extents import EXTENT_BYTES, pack, pack_one, parse, parse_one
 RAM = "ram"
 ZERO = "zero"
 
-_SLOT_BYTES_MIN = 4 * KIB
 _SUBPAGE = 4 * KIB  # what is looked at for zeros in pages that are larger than a slot
 
 
@@ -137,18 +144,13 @@ class RamFeed(Feed):
         """`blocks` in INVENTORY's order, `slot_bytes` from 4 KiB to `SLOT_BYTES_MAX`. Raise `TrackingError` if one has
         no tracker of the sort asked for.
         """
-        if not _SLOT_BYTES_MIN <= slot_bytes <= SLOT_BYTES_MAX:
-            raise ValueError(f"slots of {slot_bytes} bytes; {_SLOT_BYTES_MIN} to {SLOT_BYTES_MAX} are possible")
+        if not SLOT_BYTES_MIN <= slot_bytes <= SLOT_BYTES_MAX:
+            raise ValueError(f"slots of {slot_bytes} bytes; {SLOT_BYTES_MIN} to {SLOT_BYTES_MAX} are possible")
         self._parts = [
             _Part(number, block, slot_bytes, zero_detection=zero_detection) for number, block in enumerate(blocks, 1)
         ]
         self._started = False
         self._lock = threading.Lock()
-
-    @property
-    def total_bytes(self) -> int:
-        """Of all blocks."""
-        return sum(part.block.length for part in self._parts)
 
     def pending(self) -> int:
         """*pool*: dirty bytes; before the first sweep, all."""

@@ -38,10 +38,14 @@ class OpenChannels:
 
 @dataclass(frozen=True, slots=True)
 class BeginRound:
-    """Collect what is dirty in a class and send it; then call `handle_round_sent`."""
+    """Collect what is dirty in a class and send it; then call `handle_round_sent`.
+
+    Without `sweep` nothing is collected: the round is for slots that are being sent again.
+    """
 
     class_name: str
     live: bool
+    sweep: bool = True
 
 
 @dataclass(frozen=True, slots=True)

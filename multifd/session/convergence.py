@@ -23,7 +23,7 @@ THROTTLE_ROUNDS = 2  # bad rounds in a row before the next level: one alone can 
 class DeviceNeed:
     """What one device still needs. `initial`, `dirty` and `stop_copy` are unsent bytes, None where it can't say.
 
-    `declared_stop_s`, or else `load_seconds_per_byte` times `stop_copy`, is its time in the stop besides its bytes.
+    `declared_stop_s`, or else `load_seconds_per_byte` times all that is still to be loaded, is its time in the stop.
     `initial_sent`: the initial phase of its newest epoch is out; `ready`: READY is accepted for it; `doing`: its last
     status, in words.
     """
@@ -39,6 +39,8 @@ class DeviceNeed:
     ready: bool
     doing: str
     epoch: int = 1
+    unloaded: int = 0
+    """Bytes that were sent and are not loaded yet: no load on the link, but a stop now would wait for them."""
 
     @property
     def bytes(self) -> int:
@@ -50,7 +52,7 @@ class DeviceNeed:
         """Time in the stop that its bytes on the link do not explain: declared, or learned, or nothing."""
         if self.declared_stop_s is not None:
             return self.declared_stop_s
-        return (self.load_seconds_per_byte or 0.0) * (self.stop_copy or 0)
+        return (self.load_seconds_per_byte or 0.0) * (self.unloaded + self.bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +78,10 @@ class Situation:
     feeds: Sequence[FeedNeed]
     devices: Sequence[DeviceNeed]
     downtime_limit_s: float
-    deadline_s: float
     fixed_s: float
     explicit: bool
-
-    @property
-    def overdue(self) -> bool:
-        """Whether the migration's own deadline has passed."""
-        return self.now - self.began >= self.deadline_s
+    held_back_s: float = 0.0
+    """How long the bandwidth limit would hold the stop back for what was sent already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +118,12 @@ def _needs(situation: Situation) -> list[_Need]:
         text = feed.description or f"{feed.name}: {_bytes(feed.pending_bytes)} dirty"
         needs.append(_Need(feed.pending_bytes, 0.0, f"{text} need"))
     for device in situation.devices:
-        parts = {"initial data": device.initial, "dirty": device.dirty, "stop-copy": device.stop_copy}
+        parts = {
+            "initial data": device.initial,
+            "dirty": device.dirty,
+            "stop-copy": device.stop_copy,
+            "unloaded": device.unloaded if device.load_seconds_per_byte else 0,
+        }
         shown = ", ".join(f"{what} of {_bytes(size)}" for what, size in parts.items() if size)
         text = f"device {device.name}: {shown or 'its stop'} needs"
         needs.append(_Need(device.bytes, device.stop_s, text))
@@ -133,7 +136,7 @@ def _expected(situation: Situation, needs: Sequence[_Need]) -> float | None:
     if total and not situation.rate:
         return None
     on_link = total / situation.rate if situation.rate else 0.0
-    return on_link + situation.fixed_s + max((need.stop_s for need in needs), default=0.0)
+    return on_link + situation.fixed_s + situation.held_back_s + max((need.stop_s for need in needs), default=0.0)
 
 
 def _over_limit(situation: Situation, needs: Sequence[_Need], expected: float | None) -> list[str]:
@@ -145,7 +148,7 @@ def _over_limit(situation: Situation, needs: Sequence[_Need], expected: float | 
         return []
     the_limit = f" (the limit is {_seconds(limit)})"
     hopeless = situation.fixed_s > limit  # then say so, and measure the needs against all of the limit
-    fixed_s = 0.0 if hopeless else situation.fixed_s
+    fixed_s = situation.held_back_s + (0.0 if hopeless else situation.fixed_s)
     rate = situation.rate or float("inf")  # without a rate there are no bytes
 
     def alone(need: _Need) -> float:
@@ -162,6 +165,8 @@ def _over_limit(situation: Situation, needs: Sequence[_Need], expected: float | 
             named.append(f"{need.text} {_seconds(alone(need))}{at_rate}{together}{the_limit}")
     if hopeless:
         named.append(f"owner: stop, start and round trips need {_seconds(situation.fixed_s)}{the_limit}")
+    if situation.held_back_s > limit / 2:
+        named.append(f"bandwidth limit: what was sent is {_seconds(situation.held_back_s)} ahead of it{the_limit}")
     return named[::-1]
 
 

@@ -12,20 +12,10 @@ from multifd import messages as m
 from multifd.errors import Code, CorruptError, DeadlineError, MultifdError, PeerError, RefusedError, RemoteProtocolError
 from multifd.session import actions as a
 from multifd.session import handshake
+from multifd.session.plans import DestinationPlan
 from multifd.session.states import DestinationState, check_destination_message, check_destination_move
 from multifd.session.switchover import ReadyTracker
 from multifd.session.sync import DestinationBarrier
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DestinationPlan:
-    """What a destination is able to do."""
-
-    secret: bytes
-    features: tuple[str, ...]
-    channels_max: int
-    versions: tuple[int, int] = (1, 1)
-    software: str = "multifd"
 
 
 @dataclass(slots=True)
@@ -60,6 +50,8 @@ class DestinationSession:
     hello: m.Hello | None = None
     features: tuple[str, ...] = ()
     channels: int = 0
+    version: int = 0
+    """Of the protocol, as chosen at HELLO."""
     readiness: ReadyTracker = field(default_factory=lambda: ReadyTracker(()))
     participants: frozenset[int] = frozenset()
     mismatches: int = 0
@@ -240,7 +232,7 @@ class DestinationSession:
     def _on_hello(self, hello: m.Hello, now: float) -> None:
         self.hello = hello
         try:
-            handshake.choose_version(self.plan.versions, hello.versions)
+            self.version = handshake.choose_version(self.plan.versions, hello.versions)
             handshake.check_features(hello.features, self.plan.features)
         except RefusedError as error:
             self._send(m.Aborted(error.refusals[0].code, handshake.fit_text(str(error))))
@@ -258,10 +250,8 @@ class DestinationSession:
                 "the decision on what is offered",
                 limits.VERDICT_DEADLINE_S,
             )
-            offer = self._inventory
-            self._actions.append(
-                a.Decide(tuple(offer.blocks), tuple(offer.devices), tuple(offer.kinds), offer.preflight)
-            )
+            blocks, devices, kinds = self._inventory.hand_over()
+            self._actions.append(a.Decide(blocks, devices, kinds, self._inventory.preflight))
 
     def _on_sync(self, sync: m.Sync, _now: float) -> None:
         assert self._barrier is not None
@@ -345,6 +335,7 @@ class DestinationSession:
     def _finish(self, state: DestinationState, error: MultifdError | None, now: float) -> None:
         self._move(state, now)
         self._report_at = None
+        self._inventory = handshake.InventoryBuilder()  # pages that a stranger left behind
         self._actions.append(a.Finished(error))
 
     def _move(self, state: DestinationState, now: float) -> None:

@@ -6,9 +6,10 @@ Knows nothing of states, channels or bytes on the wire; asks no device itself. C
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import TypeVar
 
 from multifd import limits
 from multifd.errors import Code, LocalProtocolError, RefusedError, RemoteProtocolError
@@ -22,6 +23,7 @@ REFUSAL_BYTES = 64
 DEVICES_MAX = limits.ITEMS_MAX  # VERDICT has one array with an entry for each
 
 Item = BlockInfo | DeviceInfo | KindInfo
+_Key = TypeVar("_Key", str, tuple[str, int])
 
 
 def choose_version(ours: tuple[int, int], theirs: tuple[int, int]) -> int:
@@ -56,25 +58,37 @@ class InventoryBuilder:
         self.preflight = False
         self._page = 0
         self._pages = 0
-        self._names: set[tuple[str, Hashable]] = set()
+        self._bytes = 0
 
     def handle_page(self, inventory: Inventory) -> bool:
         """Take one page; True if it was the last.
 
-        Raises `RemoteProtocolError` for a page out of order, and for a name that comes twice.
+        Raises `RemoteProtocolError` for a page out of order, for more than `INVENTORY_BYTES_MAX` in all, and with the
+        last page for a name that comes twice.
         """
         self._check_order(inventory)
+        items: tuple[Item, ...] = (*inventory.blocks, *inventory.devices, *inventory.kinds)
+        self._bytes += sum(map(_counted_bytes, items))
+        if self._bytes > limits.INVENTORY_BYTES_MAX:
+            raise RemoteProtocolError("INVENTORY", f"items that count {limits.INVENTORY_BYTES_MAX} bytes", self._bytes)
         devices_in_all = len(self.devices) + len(inventory.devices)
         if devices_in_all > DEVICES_MAX:
             raise RemoteProtocolError("INVENTORY.devices", f"at most {DEVICES_MAX} in all", devices_in_all)
-        for field, key in _keys(inventory.blocks, inventory.devices, inventory.kinds):
-            if (field, key) in self._names:
-                raise RemoteProtocolError(f"INVENTORY.{field}", "each name once", key)
-            self._names.add((field, key))
         self.blocks += inventory.blocks
         self.devices += inventory.devices
         self.kinds += inventory.kinds
-        return self._page == self._pages
+        if self._page < self._pages:
+            return False
+        twice = _find_twice(self.blocks, self.devices, self.kinds)
+        if twice is not None:
+            raise RemoteProtocolError(f"INVENTORY.{twice[0]}", "each name once", twice[1])
+        return True
+
+    def hand_over(self) -> tuple[tuple[BlockInfo, ...], tuple[DeviceInfo, ...], tuple[KindInfo, ...]]:
+        """The lists, which are not kept here: they may be large."""
+        lists = tuple(self.blocks), tuple(self.devices), tuple(self.kinds)
+        self.blocks, self.devices, self.kinds = [], [], []
+        return lists
 
     def _check_order(self, inventory: Inventory) -> None:
         if not 1 <= inventory.pages <= limits.INVENTORY_PAGES_MAX:
@@ -94,14 +108,22 @@ class InventoryBuilder:
         self._page = inventory.page
 
 
-def _keys(
+def _find_twice(
     blocks: Iterable[BlockInfo], devices: Iterable[DeviceInfo], kinds: Iterable[KindInfo]
-) -> list[tuple[str, Hashable]]:
-    """What must be unique, with the name of its field."""
-    keys: list[tuple[str, Hashable]] = [("blocks", block.name) for block in blocks]
-    keys += [("devices", (device.id, device.instance)) for device in devices]
-    keys += [("kinds", kind.name) for kind in kinds]
-    return keys
+) -> tuple[str, object] | None:
+    """A field, and a name in it that comes twice. Sorts: sets would take as much memory as the blocks themselves."""
+    blocks_twice = _repeated(block.name for block in blocks)
+    if blocks_twice is not None:
+        return "blocks", blocks_twice
+    devices_twice = _repeated((device.id, device.instance) for device in devices)
+    if devices_twice is not None:
+        return "devices", devices_twice
+    kinds_twice = _repeated(kind.name for kind in kinds)
+    return None if kinds_twice is None else ("kinds", kinds_twice)
+
+
+def _repeated(keys: Iterable[_Key]) -> _Key | None:
+    return next((one for one, other in pairwise(sorted(keys)) if one == other), None)
 
 
 def paginate(
@@ -111,15 +133,17 @@ def paginate(
 
     Raises `LocalProtocolError` for more than INVENTORY can carry, or a name that comes twice.
     """
-    keys = _keys(blocks, devices, kinds)
-    twice = [key for key, times in Counter(keys).items() if times > 1]
-    if twice:
-        raise LocalProtocolError(f"INVENTORY.{twice[0][0]}", "each name once", twice[0][1])
+    twice = _find_twice(blocks, devices, kinds)
+    if twice is not None:
+        raise LocalProtocolError(f"INVENTORY.{twice[0]}", "each name once", twice[1])
     if len(devices) > DEVICES_MAX:
         raise LocalProtocolError("INVENTORY.devices", f"at most {DEVICES_MAX}", len(devices))
     pages: list[list[Item]] = [[]]
     page_bytes = 0
     items: list[Item] = [*blocks, *devices, *kinds]
+    counted = sum(map(_counted_bytes, items))
+    if counted > limits.INVENTORY_BYTES_MAX:
+        raise LocalProtocolError("INVENTORY", f"items that count {limits.INVENTORY_BYTES_MAX} bytes", counted)
     for item in items:
         item_bytes = _item_bytes(item)
         if len(pages[-1]) >= limits.ITEMS_MAX or (pages[-1] and page_bytes + item_bytes > PAGE_BYTES_MAX):
@@ -138,6 +162,12 @@ def _item_bytes(item: Item) -> int:
     if isinstance(item, DeviceInfo):
         return DEVICE_BYTES + len(item.id.encode()) + len(item.token.encode())
     return KIND_BYTES + len(item.name.encode())
+
+
+def _counted_bytes(item: Item) -> int:
+    """What it counts for in `INVENTORY_BYTES_MAX`: what it takes of a destination's memory, about."""
+    texts = (item.id, item.token) if isinstance(item, DeviceInfo) else (item.name,)
+    return limits.INVENTORY_ITEM_BYTES + sum(len(text.encode()) for text in texts)
 
 
 def _page(number: int, pages: int, items: Sequence[Item], *, preflight: bool) -> Inventory:

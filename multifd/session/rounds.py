@@ -15,9 +15,10 @@ from multifd.session.sync import SourceBarrier
 class _Class:
     """Where one class is between two rounds."""
 
-    running: bool = False
     begun_at: float = 0.0
     sent_bytes: int = 0
+    repeat: bool = False
+    """Slots of the round that runs have to be sent again."""
     unthrottled: bool = False
     """A round has ended and the throttle has not looked at it yet."""
     throttle: Throttle = field(default_factory=Throttle)
@@ -40,7 +41,7 @@ class Rounds:
     @property
     def running(self) -> tuple[str, ...]:
         """Classes whose round has begun and is not settled."""
-        return tuple(name for name, each in self._classes.items() if each.running)
+        return tuple(name for name in self._classes if not self._barrier.is_done(name))
 
     @property
     def begun(self) -> int:
@@ -51,7 +52,6 @@ class Rounds:
         """A class's next round begins. Raises `LocalProtocolError` if its last one is not settled."""
         self._barrier.begin(name)
         each = self._classes[name]
-        each.running = True
         each.begun_at = now
 
     def sent(self, name: str, counts: tuple[int, ...], sent_bytes: int) -> Sync:
@@ -63,8 +63,18 @@ class Rounds:
         """SYNC_DONE arrived. Raises `RemoteProtocolError`."""
         self._barrier.handle_done(done)
         each = self._classes[done.class_name]
-        each.running = False
         each.unthrottled = True
+
+    def handle_again(self, name: str) -> None:
+        """A slot of a class is sent again as it was: nothing newer may be on its way before that is settled."""
+        if name in self._classes:
+            self._classes[name].repeat = not self._barrier.is_done(name)
+
+    def take_repeat(self, name: str) -> bool:
+        """Whether the round that has just ended is to be followed by one of nothing but what is sent again."""
+        each = self._classes[name]
+        repeat, each.repeat = each.repeat, False
+        return repeat
 
     def due(self, pending: Mapping[str, int], *, fits: bool, now: float) -> list[str]:
         """Classes whose next round should begin: idle and dirty ones; without haste if all fits the limit already."""
@@ -72,13 +82,13 @@ class Rounds:
         return [
             name
             for name, each in self._classes.items()
-            if not each.running and pending.get(name, 0) > 0 and now >= each.begun_at + pause
+            if self._barrier.is_done(name) and pending.get(name, 0) > 0 and now >= each.begun_at + pause
         ]
 
     def throttle_level(self, pending: Mapping[str, int]) -> float | None:
         """How hard to slow the owner down, by the class that needs it most; None if that is what it was."""
         for name, each in self._classes.items():
-            if each.unthrottled and not each.running:
+            if each.unthrottled and self._barrier.is_done(name):
                 each.unthrottled = False
                 each.level = each.throttle.next_level(pending.get(name, 0), each.sent_bytes)
         before, self._level = self._level, max((each.level for each in self._classes.values()), default=0.0)

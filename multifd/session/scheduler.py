@@ -90,12 +90,6 @@ class Scheduler:
         flow.front.appendleft(work_item)
         self._activate(flow)
 
-    def clear(self, name: str) -> None:
-        """Drop all that the flow has queued."""
-        flow = self._flow(name)
-        flow.front.clear()
-        flow.queue.clear()
-
     def has_work(self, name: str) -> bool:
         """Whether the flow has a next piece. Draws it if need be."""
         return self._flow(name).fill()

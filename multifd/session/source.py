@@ -32,31 +32,11 @@ from multifd.errors import (
 from multifd.session import actions as a
 from multifd.session import handshake
 from multifd.session.convergence import Decision, Situation, decide
+from multifd.session.plans import SourcePlan
 from multifd.session.rounds import Rounds
 from multifd.session.stall import StallWatch
 from multifd.session.states import SourceState, check_source_message, check_source_move
 from multifd.session.switchover import ReadyGate
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SourcePlan:
-    """What a source sets out to do. `classes` are the feeds' names; devices are numbered from 1 in order."""
-
-    session: bytes
-    features: tuple[str, ...]
-    channels: int
-    blocks: tuple[m.BlockInfo, ...] = ()
-    devices: tuple[m.DeviceInfo, ...] = ()
-    kinds: tuple[m.KindInfo, ...] = ()
-    classes: tuple[str, ...] = ()
-    preflight: bool = False
-    deadline_s: float = 600.0
-    switch_at_deadline: bool = False
-    return_on_rearm: bool = True
-    auto_converge: bool = False
-    versions: tuple[int, int] = (1, 1)
-    software: str = "multifd"
-
 
 _WAITS: dict[SourceState, tuple[float, str]] = {
     SourceState.HELLO: (limits.HELLO_DEADLINE_S, "the destination's HELLO"),
@@ -89,6 +69,8 @@ class SourceSession:
     state: SourceState = SourceState.HELLO
     verdict: m.Verdict | None = None
     secret: bytes = b""
+    version: int = 0
+    """Of the protocol, as chosen at HELLO."""
     gate: ReadyGate = field(init=False)
     statuses: dict[int, m.DeviceStatus] = field(default_factory=dict)
     decision: Decision | None = None
@@ -107,6 +89,8 @@ class SourceSession:
     _survey_at: float | None = None
     _surveying: bool = False
     _forced: bool = False
+    _forced_back: bool = False
+    """It had switched over by force, and came back since a device re-armed."""
     _owner_stopped: bool = False
 
     def __post_init__(self) -> None:
@@ -201,7 +185,7 @@ class SourceSession:
         if self.decision.switch:
             self._switch_over(now)
             return
-        if self._forced and not decision.switch:
+        if self._forced and not decision.switch and not self._forced_back:
             self._give_up(now)
             return
         if decision.switch:  # begin nothing new: what is under way ends, and that calls for the next look
@@ -238,6 +222,7 @@ class SourceSession:
             self.handle_failure(RearmError(f"device {names} re-armed after the decision to switch over, {why}"), now)
             return
         self.returns += 1
+        self._forced_back = self._forced
         self._owner_stopped = False
         self._actions.append(a.StartOwner())
         self._move(SourceState.PRECOPY, now)
@@ -252,12 +237,13 @@ class SourceSession:
         if self.state is SourceState.LOADING:
             self._send(m.End(counts, dict(chunks), self.resends))
 
-    def handle_corrupt(self, now: float) -> bool:
-        """A slot that nobody could have been writing did not match. False if that was once too often: the session has
-        failed.
+    def handle_corrupt(self, class_name: str, now: float) -> bool:
+        """A slot that nobody could have been writing did not match: it is to be sent again. False if that was once too
+        often: the session has failed.
         """
         self.corrupt += 1
         if self.corrupt <= limits.CORRUPT_RESENDS_MAX:
+            self._rounds.handle_again(class_name)
             return True
         self.handle_failure(CorruptError(f"{self.corrupt} slots were corrupted on their way"), now)
         return False
@@ -311,7 +297,7 @@ class SourceSession:
 
     def _on_hello(self, hello: m.Hello, now: float) -> None:
         try:
-            handshake.choose_version(self.plan.versions, hello.versions)
+            self.version = handshake.choose_version(self.plan.versions, hello.versions)
             handshake.check_features(self.plan.features, hello.features)
         except RefusedError as error:
             self._call_off(SourceState.REFUSED, error, now)
@@ -374,8 +360,11 @@ class SourceSession:
 
     def _on_sync_done(self, done: m.SyncDone, now: float) -> None:
         self._rounds.handle_done(done)
-        if self.state is SourceState.PRECOPY:
-            self._survey_at = now
+        if self.state is not SourceState.PRECOPY:
+            return
+        self._survey_at = now
+        if self._rounds.take_repeat(done.class_name):
+            self._begin_round(done.class_name, live=True, sweep=False, now=now)
 
     def _on_ready(self, ready: m.SwitchoverReady, now: float) -> None:
         if self.gate.handle_ready(ready.epochs) and self.state is SourceState.PRECOPY:
@@ -393,7 +382,8 @@ class SourceSession:
     def _on_aborted(self, aborted: m.Aborted, now: float) -> None:
         error = PeerError(aborted.code, aborted.cause)
         if self.state in (SourceState.HELLO, SourceState.INVENTORY) and aborted.code in _REFUSALS:
-            self._finish(SourceState.REFUSED, error, now)
+            refusal = m.Refusal(m.What.SESSION, "destination", aborted.code, aborted.cause)
+            self._finish(SourceState.REFUSED, RefusedError((refusal,), aborted.cause), now)
         else:
             self._resume_and_fail(error, now)
 
@@ -431,9 +421,9 @@ class SourceSession:
         expected = self.decision.expected_downtime_s if self.decision else None
         return expected is not None and expected <= situation.downtime_limit_s
 
-    def _begin_round(self, name: str, *, live: bool, now: float) -> None:
+    def _begin_round(self, name: str, *, live: bool, now: float, sweep: bool = True) -> None:
         self._rounds.begin(name, now)
-        self._actions.append(a.BeginRound(name, live))
+        self._actions.append(a.BeginRound(name, live, sweep))
 
     def _switch_over(self, now: float) -> None:
         self._survey_at = None
@@ -488,7 +478,9 @@ class SourceSession:
 
     def _set_deadline(self, now: float) -> None:
         if self.state is SourceState.PRECOPY:
-            self._deadline = (self.began + self.plan.deadline_s, "convergence", self.plan.deadline_s)
+            # forced already: it is back because a device re-armed, which has to get the time to be ready once more
+            seconds = now - self.began + limits.STALL_DEADLINE_S if self._forced else self.plan.deadline_s
+            self._deadline = (self.began + seconds, "convergence", seconds)
             return
         seconds, what = _WAITS.get(self.state, (0.0, ""))
         self._deadline = (now + seconds, what, seconds) if what else None

@@ -53,11 +53,12 @@ def integer(low: int = 0, high: int = U64_MAX) -> FieldType:
 
 
 def power_of_two(low: int, high: int) -> FieldType:
-    """A power of two from `low` to `high`."""
+    """A power of two from `low` to `high`. Equal ones are one object: an INVENTORY has many."""
+    powers = {1 << n: 1 << n for n in range((low - 1).bit_length(), high.bit_length())}
 
     def check(value: Any) -> int:
-        if type(value) is int and low <= value <= high and value & (value - 1) == 0:
-            return value
+        if type(value) is int and value in powers:
+            return powers[value]
         raise BadValueError(f"a power of two {low}..{high}", value)
 
     return FieldType(check, check)

@@ -36,12 +36,14 @@ def nic(
     )  # fmt: skip
 
 
-def said(*needs: FeedNeed | DeviceNeed, rate: float | None = 1e9, limit_s: float = 0.1) -> tuple[str, ...]:
+def said(
+    *needs: FeedNeed | DeviceNeed, rate: float | None = 1e9, limit_s: float = 0.1, held_back_s: float = 0.0
+) -> tuple[str, ...]:
     """What stands in the way, in words."""
     situation = Situation(
         now=1.0, began=0.0, rate=rate, feeds=[need for need in needs if isinstance(need, FeedNeed)],
-        devices=[need for need in needs if isinstance(need, DeviceNeed)], downtime_limit_s=limit_s, deadline_s=600.0,
-        fixed_s=0.005, explicit=True,
+        devices=[need for need in needs if isinstance(need, DeviceNeed)], downtime_limit_s=limit_s,
+        fixed_s=0.005, explicit=True, held_back_s=held_back_s,
     )  # fmt: skip
     return decide(situation).waiting_for
 
@@ -57,6 +59,7 @@ SAID = (
     *said(nic(stop_s=20.0)),
     *said(FeedNeed("ram", "", SOME), nic(stop_s=0.08)),
     *said(limit_s=0.001),
+    *said(held_back_s=4.0),
     *said(nic(initial=None, sent=False)),
     *said(nic(initial=5000, sent=False)),
     *said(nic(ready=False)),

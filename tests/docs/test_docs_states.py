@@ -14,6 +14,7 @@ import multifd
 from multifd import DeviceState, Pending, Phase
 
 GUIDE = ROOT / "docs" / "guides" / "devices.md"
+SCENARIOS = ("plain", "rearm", "cancelled", "not-started")
 Triple = tuple[str, str, str]
 """Owner, migration, device."""
 
@@ -41,11 +42,12 @@ class Watch:
 
 
 class WatchedOwner(multifd.Owner):
-    """Runs `at_stop` when it has been stopped."""
+    """Runs `at_stop` when it has been stopped. May not be able to start."""
 
-    def __init__(self, watch: Watch, at_stop: Callable[[], None]) -> None:
+    def __init__(self, watch: Watch, at_stop: Callable[[], None], *, fails: bool = False) -> None:
         self.watch = watch
         self.at_stop = at_stop
+        self.fails = fails
 
     async def stop(self) -> None:
         self.watch.look()
@@ -55,6 +57,8 @@ class WatchedOwner(multifd.Owner):
 
     async def start(self) -> None:
         self.watch.look()
+        if self.fails:
+            raise RuntimeError("told to fail")
         self.watch.owner_runs = True
         self.watch.look()
 
@@ -95,7 +99,7 @@ class WatchedDevice(multifd.Device):
 
 
 async def migrate(scenario: str) -> tuple[Watch, Watch]:
-    """One migration: `plain`, with a `rearm` at its first stop, or `cancelled` during stop-copy."""
+    """One migration: `plain`, with a `rearm` at its first stop, `cancelled` during stop-copy, or `not-started`."""
     loop = asyncio.get_running_loop()
     listener = await multifd.listen("tcp://127.0.0.1:0")
     here = Watch(lambda: source._run.session.state.value if source._run else "", True, DeviceState.RUNNING)
@@ -118,7 +122,9 @@ async def migrate(scenario: str) -> tuple[Watch, Watch]:
         owner=WatchedOwner(here, lambda: setattr(device, "rearmed", next(rearms, False))),
     )
     destination = multifd.Destination(
-        listener, devices=[WatchedDevice(there, lambda: None)], owner=WatchedOwner(there, lambda: None)
+        listener,
+        devices=[WatchedDevice(there, lambda: None)],
+        owner=WatchedOwner(there, lambda: None, fails=scenario == "not-started"),
     )
     await asyncio.gather(source.run(), destination.run(), return_exceptions=True)
     await listener.close()
@@ -126,7 +132,7 @@ async def migrate(scenario: str) -> tuple[Watch, Watch]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scenario", ["plain", "rearm", "cancelled"])
+@pytest.mark.parametrize("scenario", SCENARIOS)
 async def test_devices_are_called_in_these_states_only(scenario: str) -> None:
     """Every call finds owner, migration and device in one of the combinations of the tables."""
     here, there = await migrate(scenario)
@@ -137,7 +143,7 @@ async def test_devices_are_called_in_these_states_only(scenario: str) -> None:
 @pytest.mark.slow
 async def test_every_row_is_seen() -> None:
     """No row of the tables is there for nothing; whether there is a call after an abort is a matter of luck."""
-    watches = [await migrate(scenario) for scenario in ("plain", "rearm", "cancelled")]
+    watches = [await migrate(scenario) for scenario in SCENARIOS]
     for number, side in enumerate(("source", "destination")):
         seen = {triple for pair in watches for triple in pair[number].seen}
         unseen = [row for row in rows(side) if not row & seen]

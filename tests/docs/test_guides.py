@@ -148,6 +148,21 @@ def test_readme_moves_a_running_program(tmp_path: Path) -> None:
     assert int(stopped[1]) == int(went_on[1]) < int(went_on[2]) == int(went_on[3])
 
 
+def test_readme_source_without_a_destination_says_so_and_ends(tmp_path: Path) -> None:
+    """One line in place of a traceback, and no thread that keeps the program from ending."""
+    found = files(ROOT / "README.md")
+    needs_kernel_tracking("".join(found.values()))
+    for name, text in found.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    command = [sys.executable, "-W", "error", "source.py", f"unix://{tmp_path}/nobody"]
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=PROCESS_DEADLINE_S, check=False
+    )
+    assert done.returncode == 1
+    assert done.stdout == "runs from 0\n"
+    assert re.fullmatch(r"not moved: can't connect to unix://.*\n", done.stderr), done.stderr
+
+
 def test_a_destination_that_dies_leaves_the_source_in_doubt(tmp_path: Path) -> None:
     """The programs of the guide: in doubt, asked again in vain, and resolved by the operator's word."""
     ended = run_pair(ROOT / "docs" / "guides" / "in-doubt.md", tmp_path)

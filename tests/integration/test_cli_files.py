@@ -8,18 +8,21 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.wire_source import WireSource
 
 from multifd import BufferBlock, MigrationRefusedError, Source
 from multifd.limits import GIB, MIB
+from multifd.messages import BlockInfo, Inventory
 
 pytestmark = pytest.mark.slow
 
-MULTIFD = (sys.executable, "-m", "multifd.cli.main")
+MULTIFD = (sys.executable, "-m", "multifd")
 WAIT_S = 60  # far more than anything here takes; a hang fails instead of hanging
 ANY_PORT = "tcp://127.0.0.1:0"
 
@@ -42,6 +45,15 @@ class Command:
             if words in line:
                 return line.strip()
         raise AssertionError(f"it never said {words!r}: {self.said}")
+
+    @property
+    def descriptors(self) -> int:
+        """How many it has open."""
+        found = 0
+        for entry in Path(f"/proc/{self._process.pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                found += str(entry.readlink()) != os.devnull  # its event loop keeps one in reserve
+        return found
 
     def address(self) -> str:
         """Where it listens."""
@@ -152,7 +164,7 @@ def test_a_unix_socket_one_channel_and_a_codec(start: Start, source: Path, into:
     code, out, _ = receiver.end()
     assert code == 0
     assert "received text, 4.77 MiB" in out
-    assert "1 file, 5000000 bytes in" in out
+    assert "1 file, 5000000 bytes; " in out
     assert "on the wire" in out
     assert (into / "text").read_bytes() == (source / "text").read_bytes()
     assert stat.S_IMODE((into / "text").stat().st_mode) == 0o666 & ~umask
@@ -170,7 +182,7 @@ def test_a_file_that_exists_is_refused_and_the_receiver_goes_on(start: Start, so
     assert code == 3
     assert "first" in said
     assert "second" in said
-    assert "nothing is overwritten" in said
+    assert f'file first: it exists in "{into}" already; nothing is overwritten' in said
     data = object_of(out)
     assert data["outcome"] == "refused"
     assert len(data["refusals"]) == 2
@@ -200,7 +212,7 @@ def slow_transfer(start: Start, source: Path, into: Path) -> tuple[Command, Comm
     make(source / "big", 60 * MIB)
     receiver = start("receive", "--listen", ANY_PORT, "--into", into, "--json")
     sender = start("send", "--to", receiver.address(), "--bandwidth-limit", "1MiB", "--json", source / "big")
-    receiver.wait_for("precopy")
+    receiver.wait_for(" of 60 MiB")
     return sender, receiver
 
 
@@ -241,7 +253,7 @@ def test_an_interrupted_side_cancels_both(start: Start, source: Path, into: Path
     assert "Traceback" not in said
     code, _, said = other.end()
     assert code == 1
-    assert "interrupted by the user" in said
+    assert f"multifd: the {side} called it off (interrupted by the user)" in said
     assert names(into) == []
 
 
@@ -250,7 +262,7 @@ def test_a_file_that_changes_while_it_is_sent_is_not_published(start: Start, sou
     make(source / "log", 16 * MIB)
     receiver = start("receive", "--listen", ANY_PORT, "--into", into)
     sender = start("send", "--to", receiver.address(), "--bandwidth-limit", "8MiB", source / "log")
-    receiver.wait_for("precopy")
+    receiver.wait_for(" of 16 MiB")
     with (source / "log").open("ab") as log:
         log.write(b"one more line\n")
     code, _, said = sender.end()
@@ -294,3 +306,23 @@ def test_nobody_there_is_one_sentence(start: Start, source: Path, tmp_path: Path
     assert out == ""
     assert said.splitlines()[-1].startswith(f"multifd: can't connect to unix://{tmp_path}/nobody: ")
     assert "check the address" in said
+
+
+def test_offers_whose_sources_hang_up_leave_nothing(start: Start, source: Path, into: Path) -> None:
+    """No file and no descriptor, however many names they said; then a good source is served."""
+    receiver = start("receive", "--listen", ANY_PORT, "--into", into)
+    where = receiver.address()
+    before = receiver.descriptors
+    blocks = tuple(BlockInfo(f"file {number}", 1, 4096) for number in range(2000))
+    for _ in range(10):
+        with contextlib.closing(WireSource(int(where.rpartition(":")[2]))) as stranger:
+            stranger.hello()
+            stranger.tell(Inventory(1, 1, blocks, (), (), preflight=False))
+    deadline = time.monotonic() + WAIT_S
+    while names(into) or receiver.descriptors > before:
+        assert time.monotonic() < deadline, f"{len(names(into))} files, {receiver.descriptors - before} descriptors"
+        time.sleep(0.01)
+    sender = start("send", "--to", where, make(source / "one", MIB))
+    assert sender.end()[0] == 0, sender.said
+    assert receiver.end()[0] == 0
+    assert names(into) == ["one"]

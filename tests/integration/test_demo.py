@@ -76,7 +76,7 @@ def test_without_explicit_switchover_their_set_up_is_downtime() -> None:
 
 def test_no_convergence_fails_and_the_workload_runs_on() -> None:
     """The reason is told, nothing is claimed to be verified."""
-    options = ("--size", "64MiB", "--dirty-mib-per-s", "20000", "--downtime-limit-ms", "1", "--deadline-s", "0.5")
+    options = ("--size", "64MiB", "--dirty-mib-per-s", "20000", "--downtime-limit-ms", "6", "--deadline-s", "0.5")
     out, said = demo(*options, "--json", expect=1)
     data = object_of(out)
     assert data["outcome"] == "failed"
@@ -116,3 +116,23 @@ def test_it_can_be_interrupted_and_leaves_no_process() -> None:
     for child in children:
         with pytest.raises(ProcessLookupError):
             os.kill(int(child), 0)
+
+
+@pytest.mark.parametrize(("helper", "name"), [(0, "the workload at the source"), (1, "the destination")])
+def test_a_helper_that_dies_is_the_cause(helper: int, name: str) -> None:
+    """Which one, and how it ended; no traceback of anybody else."""
+    command = [sys.executable, "-m", "multifd", "demo", "--size", "16MiB", "--device-setup-s", "60", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stderr is not None
+        assert running.stdout is not None
+        for line in running.stderr:
+            if "precopy" in line:
+                break
+        children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
+        os.kill(int(children[helper]), signal.SIGKILL)
+        data = object_of(running.stdout.read())
+        said = running.stderr.read()
+        assert running.wait(WAIT_S) == 1
+    assert data["cause"].startswith(f"{name} (process {children[helper]}) ended unexpectedly: killed by SIGKILL")
+    assert data["source_runs_on"] is (helper == 1)
+    assert "Traceback" not in said

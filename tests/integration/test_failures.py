@@ -17,6 +17,7 @@ from multifd import Outcome, Report, SourceOptions, limits
 from multifd import messages as m
 from multifd.device import DeviceState
 from multifd.device.emulated_options import Step
+from multifd.engine.options import DEVICE_CREDIT_BYTES_MIN
 from multifd.limits import KIB
 from multifd.wire.slots import SlotHeader
 
@@ -230,9 +231,14 @@ def ready_devices(it: Migration) -> list[int]:
 async def test_one_slow_load_holds_up_nobody(host: DestinationHost) -> None:
     """Of eight devices one does not load at all, with more data than its credit: memory and all others get on."""
     names = [f"d{number}" for number in range(8)]
-    here = {name: device(initial_bytes=300 * KIB, chunk_bytes=30 * KIB) for name in names}
-    there = here | {"d3": device(initial_bytes=300 * KIB, hang_at=Step.LOAD_INITIAL)}
-    setup = Setup(here=here, there=there, options_there={"device_credit": 64 * KIB}, options=SourceOptions(channels=2))
+    here = {name: device(initial_bytes=1300 * KIB, chunk_bytes=130 * KIB) for name in names}
+    there = here | {"d3": device(initial_bytes=1300 * KIB, hang_at=Step.LOAD_INITIAL)}
+    setup = Setup(
+        here=here,
+        there=there,
+        options_there={"device_credit": DEVICE_CREDIT_BYTES_MIN},
+        options=SourceOptions(channels=2),
+    )
     async with migration(host, setup) as it:
         await it.begin()
         others = {*range(1, 9)} - {4}
@@ -252,9 +258,11 @@ async def test_one_slow_load_holds_up_nobody(host: DestinationHost) -> None:
 @bounded
 async def test_eight_devices_complete(host: DestinationHost) -> None:
     """Eight devices, one slow to load, all arrive whole, through credit that is much smaller than their data."""
-    here = {f"d{number}": device(initial_bytes=300 * KIB, chunk_bytes=30 * KIB) for number in range(8)}
-    there = here | {"d3": device(initial_bytes=300 * KIB, load_s_per_mib=0.5)}
-    async with migration(host, Setup(here=here, there=there, options_there={"device_credit": 64 * KIB})) as it:
+    here = {f"d{number}": device(initial_bytes=1300 * KIB, chunk_bytes=130 * KIB) for number in range(8)}
+    there = here | {"d3": device(initial_bytes=1300 * KIB, load_s_per_mib=0.2)}
+    async with migration(
+        host, Setup(here=here, there=there, options_there={"device_credit": DEVICE_CREDIT_BYTES_MIN})
+    ) as it:
         await it.begin()
         report = await it.report()
         assert report.outcome is Outcome.COMPLETED, report.cause

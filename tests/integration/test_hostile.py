@@ -6,6 +6,7 @@ import contextlib
 import os
 import queue
 import random
+import select
 import socket
 import struct
 import subprocess
@@ -220,6 +221,43 @@ async def test_those_who_say_hello_and_no_more_are_bounded(serving: Serving) -> 
             assert good.until(m.SyncDone) == m.SyncDone("ram", 1)
             assert serving.resident_bytes - before < GROWTH_BYTES_MAX
     await serving.serve_a_good_source()
+
+
+def hello_and_large_inventory() -> bytes:
+    """As much as one INVENTORY may count, but for its last page."""
+    count = limits.INVENTORY_BYTES_MAX // (limits.INVENTORY_ITEM_BYTES + 8)
+    pages = -(-count // limits.ITEMS_MAX)
+    made = [MAIN_PREAMBLE, serialize(HELLO)]
+    for page in range(1, pages):
+        names = range(page * limits.ITEMS_MAX, (page + 1) * limits.ITEMS_MAX)
+        blocks = tuple(m.BlockInfo(f"{name:08}", 1 << 40, 4096) for name in names)
+        made.append(serialize(m.Inventory(page, pages, blocks, (), (), preflight=False)))
+    return b"".join(made)
+
+
+async def test_large_inventories_are_bounded_in_all(serving: Serving) -> None:
+    """Of three at a time two at least are dropped, however their pages interleave, and good sources are served."""
+    before = serving.resident_bytes
+    large = hello_and_large_inventory()
+    with connected(serving.port, 3, lambda _: large) as connections:
+        held = list(connections)
+        while len(held) > 1:
+            ready, _, _ = select.select(held, [], [], WAIT_S)
+            assert ready, "more are held than there is room for"
+            for connection in ready:
+                if not has_more(connection):
+                    held.remove(connection)
+            assert serving.resident_bytes - before < GROWTH_BYTES_MAX
+        await serving.serve_a_good_source()
+    await serving.serve_a_good_source()
+    assert serving.resident_bytes - before < GROWTH_BYTES_MAX
+
+
+def has_more(connection: socket.socket) -> bool:
+    """Whether something was received that is no end."""
+    with contextlib.suppress(ConnectionError):
+        return bool(connection.recv(1 << 16))
+    return False
 
 
 def slot(meta: bytes, payload_length: int, *, kind: int = 1, owner: int = 1, sequence: int = 1) -> bytes:

@@ -95,9 +95,6 @@ def test_no_work_is_lost_doubled_or_out_of_order(steps: list[tuple[str, int, lis
             model[flow].appendleft(work[0])
         elif step == "has":
             assert scheduler.has_work(str(flow)) == bool(model[flow])
-        elif step == "clear":
-            scheduler.clear(str(flow))
-            model[flow].clear()
         else:
             expected = any(model)
             assert take() == expected

@@ -46,7 +46,9 @@ def test_strangers_are_bounded_in_all() -> None:
 
 def test_waits_end_in_their_order() -> None:
     """Who waits for somebody else's wait waits longer; a source that asks still finds an answer."""
-    assert limits.OWNER_DEADLINE_S < limits.STARTED_DEADLINE_S
+    starting_s = limits.OWNER_DEADLINE_S + limits.CLOSE_DEADLINE_S
+    assert starting_s < limits.STARTED_DEADLINE_S
+    assert starting_s < limits.OUTCOME_ANSWER_DEADLINE_S
     assert limits.OWNER_DEADLINE_S < limits.SWITCHING_DEADLINE_S
     asking_s = limits.OUTCOME_TRIES * (limits.OUTCOME_DEADLINE_S + limits.OUTCOME_PAUSE_S)
     assert limits.STARTED_DEADLINE_S + asking_s < limits.OUTCOME_LINGER_S < limits.OUTCOME_KEEP_S

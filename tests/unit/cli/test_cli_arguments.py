@@ -45,3 +45,9 @@ def test_what_makes_none_is_told(kind: Callable[[str], object], texts: list[str]
     for text in texts:
         with pytest.raises(argparse.ArgumentTypeError):
             kind(text)
+
+
+def test_a_port_out_of_bounds_is_told_as_such() -> None:
+    """The address is right but for that."""
+    with pytest.raises(argparse.ArgumentTypeError, match="a port is 0 to 65535, not 70000"):
+        address("tcp://[::1]:70000")

@@ -1,15 +1,19 @@
 """The demo's helper processes answer in order, say why they can't, and never outlive the demo."""
 
 import asyncio
+import json
 import mmap
 import os
+import socket
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from multifd.cli.companion import Companion, CompanionError
 from multifd.cli.demo_state import wait_for_writes
+from multifd.cli.workload import serve
 
 SIZE = 1024 * 1024
 
@@ -69,8 +73,31 @@ async def test_a_helper_that_died_is_named(memory: int, workload: Companion) -> 
     """The next request says so, at once."""
     await workload.ask(**settings(memory))
     os.kill(workload.pid, 9)
-    with pytest.raises(CompanionError, match=r"^the workload \(process \d+\) ended"):
+    with pytest.raises(CompanionError, match=r"^the workload \(process \d+\) ended unexpectedly: killed by SIGKILL$"):
         await workload.ask(do="run")
+
+
+async def test_files_in_the_current_directory_are_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Neither a module of Python's that somebody has there, nor what has our name."""
+    (tmp_path / "random.py").write_text("raise SystemExit('run')")
+    (tmp_path / "multifd").mkdir()
+    monkeypatch.chdir(tmp_path)
+    companion = await Companion.spawn("the workload", "multifd.cli.workload")
+    with pytest.raises(CompanionError, match="Bad file descriptor"):
+        await companion.ask(**settings(999))
+    await companion.close()
+    assert capfd.readouterr().err == ""
+
+
+def test_a_workload_whose_demo_died_ends_quietly(memory: int) -> None:
+    """Nobody reads its answer: no traceback."""
+    ours, theirs = socket.socketpair()
+    ours.sendall(json.dumps(settings(memory)).encode() + b"\n")
+    ours.close()
+    with theirs:
+        serve(theirs)
 
 
 async def test_a_request_given_up_on_leaves_no_answer_to_the_next(memory: int, workload: Companion) -> None:

@@ -5,7 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from multifd.cli.display import LiveDisplay, PlainDisplay, facts, fraction, open_display, waits
+from multifd.cli.display import FILES, LiveDisplay, PlainDisplay, facts, fraction, open_display, waits
+from multifd.cli.sizes import format_part
 from multifd.limits import GIB, MIB
 from multifd.stats import Progress
 
@@ -101,3 +102,33 @@ def test_the_live_display_draws_bar_and_waits_and_leaves_the_notes() -> None:
 def test_a_stream_that_is_no_terminal_gets_plain_lines() -> None:
     """A pipe, a file."""
     assert isinstance(open_display(io.StringIO()), PlainDisplay)
+
+
+def test_files_are_shown_as_files() -> None:
+    """How much of them, how fast, how long yet; nothing before the first byte."""
+    stream = io.StringIO()
+    display = PlainDisplay(stream, Clock(), FILES)
+    display.show(look("hello", bytes_sent=0))
+    waiting = ("ram: a round is under way",)
+    display.show(look("precopy", round=1, bytes_left=0, bytes_sent=GIB // 4, rate=MIB * 128.0, waiting_for=waiting))
+    display.show(look("loading", round=1, bytes_left=0, bytes_sent=GIB // 2, expected_downtime_s=1.0))
+    display.show(look("cancelled", round=1, bytes_sent=GIB // 2))
+    assert stream.getvalue().splitlines() == [
+        "1.5 s: 256 MiB of 1 GiB, 128 MiB/s, at most 6 s left",
+        "1.5 s: all of 1 GiB copied, making it last",
+    ]
+
+
+def test_the_bar_of_files_shows_what_was_sent() -> None:
+    """Not what is left to be handed out, which is nothing long before the end."""
+    console = Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None)
+    display = LiveDisplay(console, Clock(), FILES)
+    display.show(look("precopy", round=1, bytes_left=0, bytes_sent=GIB // 4))
+    display.close()
+    assert "25%" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_part_has_the_unit_of_the_whole_once() -> None:
+    """If it is the same."""
+    assert format_part(1.44 * GIB, 2 * GIB) == "1.44 of 2 GiB"
+    assert format_part(700 * MIB, 2 * GIB) == "700 MiB of 2 GiB"

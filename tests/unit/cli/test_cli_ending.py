@@ -53,7 +53,7 @@ def test_a_failure_with_a_report_gives_the_report_as_json() -> None:
 
 def test_a_failure_without_a_report_still_says_outcome_and_cause() -> None:
     """Errors before the session began."""
-    assert failed(TransportError("can't connect")).data == {"outcome": "failed", "cause": "can't connect"}
+    assert failed(CorruptError("broken")).data == {"outcome": "failed", "cause": "broken"}
     assert failed(UsageError("no FILE")).data == {"outcome": "usage", "cause": "no FILE"}
 
 
@@ -67,6 +67,7 @@ def test_the_remedy_is_that_of_the_cause() -> None:
     error = MigrationFailedError("no space", report())
     error.__cause__ = StorageError("no space")
     assert "make room" in sentence(error)
+    assert "make room" in failed(error).data["hint"]
     assert sentence(MigrationFailedError("no space", report())) == "no space"
 
 
@@ -77,3 +78,16 @@ def test_the_sentence_is_one_line_and_says_what_to_do_where_it_can() -> None:
     assert "make room" in words
     assert sentence(CorruptError("broken")) == "broken"
     assert sentence(OSError()) == "OSError"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("can't connect to tcp://there:1: Connection refused", "check the address"),
+        ("can't listen on tcp://here:1: strange", "take another address"),
+        ("the main connection was lost", "start both again"),
+    ],
+)
+def test_each_failure_of_a_connection_has_its_own_hint(text: str, words: str) -> None:
+    """Whether it could not be made, could not be waited for, or broke."""
+    assert words in failed(TransportError(text)).data["hint"]

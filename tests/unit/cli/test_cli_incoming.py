@@ -1,8 +1,10 @@
 """Received files get their names all together or not at all, and nothing that was there is touched."""
 
 import asyncio
+import errno
 import os
 import stat
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -197,3 +199,45 @@ def test_a_directory_that_can_not_be_used_is_told_at_once(tmp_path: Path, direct
     (tmp_path / "a file").touch()
     with pytest.raises(StorageError, match="can't open the directory"):
         IncomingFiles(tmp_path / directory)
+
+
+async def test_a_start_that_is_cancelled_leaves_nothing_published(
+    incoming: IncomingFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends when its thread has, however often it is cancelled; what the thread published by then is taken back."""
+    began, go = threading.Event(), threading.Event()
+    real = IncomingFile.publish
+
+    def publish(file: IncomingFile) -> None:
+        real(file)
+        began.set()
+        assert go.wait(5)
+
+    monkeypatch.setattr(IncomingFile, "publish", publish)
+    await provide(incoming, "one", "two")
+    await incoming.prepare()
+    starting = asyncio.create_task(incoming.start())
+    assert await asyncio.to_thread(began.wait, 5)
+    for _ in range(2):
+        starting.cancel()
+        await asyncio.sleep(0)
+        assert not starting.done()
+    go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert [name for name in names(tmp_path) if not name.startswith(".")] == []
+    assert incoming.published == {}
+
+
+async def test_a_full_disk_names_the_file_that_was_sent(
+    incoming: IncomingFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not the temporary one, of which nobody knows."""
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (block,) = await provide(incoming, "one")
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(StorageError, match=r"^can't write to one: No space left on device$"):
+        write(block, b"first")

@@ -2,15 +2,27 @@
 
 import json
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from multifd.cli import demo
+from multifd.cli import main as main_module
 from multifd.cli.ending import EXIT_CODES_HELP, Ending, ExitCode
 from multifd.cli.main import main
 
 ANY_PORT = "tcp://127.0.0.1:0"
+
+
+@pytest.fixture(autouse=True)
+def signals_afterwards() -> Iterator[None]:
+    """A process that runs `main` ends after it, and ignores signals meanwhile; this one goes on."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
@@ -36,6 +48,7 @@ def check_usage(capsys: pytest.CaptureFixture[str], arguments: tuple[str | Path,
         (("--size", "0"), "more than zero"),
         (("--size", "64TiB"), "smaller --size"),
         (("--channels", "65"), "1 to 64"),
+        (("--downtime-limit-ms", "5"), "can never be met"),
         (("--devices", "65"), "at most 64"),
         (("--codec", "gzip"), "invalid choice"),
         (("--bogus",), "unrecognized"),
@@ -73,7 +86,22 @@ def test_an_address_that_is_taken(capsys: pytest.CaptureFixture[str], tmp_path: 
     code, out, said = run(capsys, "receive", "--json", "--listen", f"unix://{tmp_path}/taken", "--into", tmp_path)
     assert code == 1
     assert json.loads(out)["outcome"] == "failed"
+    assert "take another address or port" in json.loads(out)["hint"]
     assert said.startswith(f"multifd: can't listen on unix://{tmp_path}/taken: ")
+    assert said.rstrip().endswith(json.loads(out)["hint"])
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [("tcp://192.0.2.1:0", "an address of this host"), ("unix://{}/no/socket", "make the socket's directory")],
+)
+def test_an_address_that_is_none_of_ours(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, address: str, words: str
+) -> None:
+    """Each has its own way out."""
+    code, _, said = run(capsys, "receive", "--listen", address.format(tmp_path), "--into", tmp_path)
+    assert code == 1
+    assert words in said
 
 
 def test_json_after_the_end_of_options_is_a_file_name(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -84,10 +112,26 @@ def test_json_after_the_end_of_options_is_a_file_name(capsys: pytest.CaptureFixt
 
 
 def test_no_command_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
-    """And says where help is."""
-    code, _, said = run(capsys)
-    assert code == 2
-    assert "multifd --help" in said
+    """And prints what there is."""
+    code, out, said = run(capsys)
+    assert (code, out) == (2, "")
+    assert EXIT_CODES_HELP in said
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_at_the_end_changes_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """While the ending is printed it is known."""
+    monkeypatch.setattr(demo, "run", lambda _arguments: Ending(ExitCode.COMPLETED, {}, "a table"))
+    finish = main_module.finish
+
+    def interrupted(ending: Ending, *, as_json: bool) -> ExitCode:
+        os.kill(os.getpid(), number)
+        return finish(ending, as_json=as_json)
+
+    monkeypatch.setattr(main_module, "finish", interrupted)
+    assert run(capsys, "demo")[:2] == (0, "a table\n")
 
 
 @pytest.mark.parametrize("command", [(), ("demo",), ("send",), ("receive",)])
@@ -96,7 +140,20 @@ def test_help_lists_the_exit_codes(capsys: pytest.CaptureFixture[str], command: 
     with pytest.raises(SystemExit) as ended:
         main([*command, "--help"])
     assert ended.value.code == 0
-    assert EXIT_CODES_HELP in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert EXIT_CODES_HELP in out
+    assert not command or "\nexample:\n  multifd " in out
+
+
+@pytest.mark.parametrize("command", [(), ("demo",), ("send",), ("receive",)])
+def test_help_fits_80_columns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    """As long as a terminal has so many."""
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        main([*command, "--help"])
+    assert [line for line in capsys.readouterr().out.splitlines() if len(line) > 80] == []
 
 
 def test_the_ending_of_a_command_is_what_the_process_says(

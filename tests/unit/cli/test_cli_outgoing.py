@@ -31,12 +31,19 @@ def test_two_of_one_name_are_both_named(tmp_path: Path) -> None:
         OutgoingFiles([str(tmp_path / "x" / "same"), str(tmp_path / "y" / "same")])
 
 
+def test_one_file_twice_is_told_as_such(tmp_path: Path) -> None:
+    """However its path is written."""
+    (tmp_path / "one").touch()
+    with pytest.raises(UsageError, match=r"one is given twice"):
+        OutgoingFiles([str(tmp_path / "one"), f"{tmp_path}/./one"])
+
+
 def test_what_is_no_regular_file_is_told(tmp_path: Path) -> None:
     """A directory, a FIFO (without waiting for its writer), a missing one, a name that is not UTF-8."""
     os.mkfifo(tmp_path / "fifo")
     Path(os.fsdecode(bytes(tmp_path) + b"/\xff")).touch()
     for path, words in (
-        (tmp_path, "it is a directory"),
+        (tmp_path, "it is a directory; pack it with tar"),
         (tmp_path / "fifo", "not a regular file"),
         (tmp_path / "missing", "No such file"),
         (Path(os.fsdecode(bytes(tmp_path) + b"/\xff")), "not valid UTF-8"),

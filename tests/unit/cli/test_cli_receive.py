@@ -1,6 +1,7 @@
 """What has arrived has arrived: nothing that happens while the receiver closes makes it a failure."""
 
 import asyncio
+from pathlib import Path
 from typing import cast
 
 import pytest
@@ -61,3 +62,12 @@ async def test_without_a_wait_nothing_is_said(notes: Notes) -> None:
     listener.over.set()
     await receive.close(cast(Listener, listener), notes)
     assert notes.texts == []
+
+
+def test_unfinished_files_of_before_are_counted(tmp_path: Path) -> None:
+    """Only what has our form; and what to do is said."""
+    for name in (".multifd-1.part", ".multifd-2.part", ".multifd", "other.part"):
+        (tmp_path / name).touch()
+    assert receive.unfinished(tmp_path) == 2
+    assert receive.leftovers_note(2, tmp_path).startswith("2 unfinished files (.multifd-*.part) of an earlier receive")
+    assert "remove it" in receive.leftovers_note(1, tmp_path)

@@ -102,15 +102,15 @@ def test_a_failed_demo_says_what_it_waited_for_and_that_the_source_runs() -> Non
 
 
 def test_a_transfer_says_files_bytes_seconds_and_rate() -> None:
-    """With names that can't harm the terminal."""
+    """With names that can't harm the terminal. The rate is that of what was sent."""
     ending = files_ending("sent", {"a\x1b": MIB, "empty": 0}, report())
     assert ending.code is ExitCode.COMPLETED
     assert ending.data["files"] == [{"name": "a\x1b", "bytes": MIB}, {"name": "empty", "bytes": 0}]
-    assert (ending.data["bytes"], ending.data["seconds"], ending.data["bytes_per_s"]) == (MIB, 2.0, MIB // 2)
+    assert (ending.data["bytes"], ending.data["seconds"], ending.data["bytes_per_s"]) == (MIB, 2.0, GIB // 2)
     assert ending.text.splitlines() == [
         "sent a\\x1b, 1 MiB",
         "sent empty, 0 B",
-        "2 files, 1048576 bytes in 2.00 s, 512 KiB/s",
+        "2 files, 1048576 bytes; 1 GiB on the wire in 2.00 s, 512 MiB/s",
     ]
 
 

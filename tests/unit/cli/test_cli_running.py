@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from multifd.cli.ending import Ending, ExitCode, InterruptedByUserError
-from multifd.cli.running import follow, interruptible
+from multifd.cli.running import follow, interruptible, no_more_interruptions
 from multifd.errors import MigrationCancelledError, MigrationFailedError
 from multifd.stats import Outcome, Progress, Report
 
@@ -144,3 +144,38 @@ async def test_a_failure_comes_through() -> None:
     with pytest.raises(MigrationFailedError, match="disk is full"):
         await follow(Session(failed), shown)
     assert shown.closed
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_signal_after_the_end_of_the_session_is_too_late(number: int) -> None:
+    """It completed, whatever arrives while the display is closed."""
+    session = Session(lambda: REPORT)
+
+    async def progress() -> AsyncIterator[Progress]:
+        try:
+            yield Progress(state="PRECOPY", elapsed_s=0.0)
+            await asyncio.Event().wait()
+        finally:
+            kill(number)
+            for _ in range(10):
+                await asyncio.sleep(0)
+
+    async def command() -> Ending:
+        await follow(session, Shown())
+        return Ending(ExitCode.COMPLETED)
+
+    session.progress = progress  # type: ignore[method-assign]
+    assert (await asyncio.ensure_future(interruptible(command()))).code is ExitCode.COMPLETED
+
+
+async def test_what_is_closed_at_the_end_is_closed_undisturbed() -> None:
+    """Once the command says that its ending is known."""
+
+    async def command() -> Ending:
+        no_more_interruptions()
+        kill(signal.SIGTERM)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        return Ending(ExitCode.COMPLETED)
+
+    assert (await asyncio.ensure_future(interruptible(command()))).code is ExitCode.COMPLETED

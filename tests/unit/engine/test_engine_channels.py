@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 from channel_pair import SIZE, ChannelPair, as_it_is, memory_slot, raw_slot
 
@@ -47,11 +48,23 @@ def test_the_ledger_keeps_slots_until_they_are_settled() -> None:
     slots = [memory_slot(0, bytes(number)) for number in (10, 20, 30)]
     for slot in slots:
         ledger.append(slot)
-    assert [ledger.get(sequence) for sequence in (0, 1, 2, 3, 4)] == [None, *slots, None]
+    assert [ledger.take_for_resend(sequence) for sequence in (0, 1, 2, 4)] == [None, *slots[:2], None]
     assert ledger.settle(2) == 30
     assert ledger.settled == 2
-    assert [ledger.get(sequence) for sequence in (1, 2, 3, 4)] == [None, None, slots[2], None]
+    assert [ledger.take_for_resend(sequence) for sequence in (1, 2, 3, 4)] == [None, None, slots[2], None]
     assert ledger.settle(2) == 0
+
+
+def test_a_slot_is_taken_for_resend_once() -> None:
+    """A destination can't have one slot marked dirty without end; what was taken is forgotten when it is settled."""
+    ledger = Ledger()
+    for _ in range(3):
+        ledger.append(memory_slot(0, b"x"))
+    assert ledger.take_for_resend(2) is not None
+    assert ledger.take_for_resend(2) is None
+    ledger.settle(2)
+    assert ledger.take_for_resend(3) is not None
+    assert ledger._resent == {3}
 
 
 @pytest.mark.parametrize("count", [0, 4])
@@ -91,7 +104,7 @@ def test_a_full_ledger_makes_the_worker_wait(monkeypatch: pytest.MonkeyPatch, cl
         else:
             ledger.settle(1)
         assert appending.result(WAIT_S) is not closes
-    assert (ledger.get(3) is None) is closes
+    assert (ledger.take_for_resend(3) is None) is closes
 
 
 # -- there and back
@@ -137,7 +150,7 @@ def test_work_is_expanded_in_the_channel(channels: Made) -> None:
     pair.send(memory_slot(0, b"unused"), expand=expand)
     assert pair.finish() is None
     assert pair.kind.memory[1][:50] == bytes(range(50))
-    assert pair.sender.ledger.get(50) is not None
+    assert pair.sender.ledger.take_for_resend(50) is not None
 
 
 def test_as_many_buffers_as_a_slot_may_have(channels: Made) -> None:
@@ -324,3 +337,27 @@ def test_the_room_of_a_channel_is_bounded(channels: Made) -> None:
     assert pair.sender.room == limits.CHANNEL_QUEUE_ITEMS_MAX - 1
     assert pair.sender.congestion_control == ""
     assert pair.finish() is None
+
+
+# -- feeds that are wrong
+
+
+@pytest.mark.parametrize("length", [2, 4])
+def test_a_slot_of_another_length_is_its_feeds_fault(channels: Made, length: int) -> None:
+    """It is not sent: the framing holds, and the kind is named."""
+    pair = channels()
+    pair.sender.put(Job("flow", memory_slot(0, b"abc")._replace(length=length), as_it_is))
+    error = pair.send_failed()
+    assert isinstance(error, LocalProtocolError)
+    assert "acme/memory" in str(error)
+    assert pair.sender.sent_slots == 0
+
+
+@pytest.mark.parametrize("codec", ["none", "zstd"])
+def test_items_wider_than_a_byte_are_bytes_on_the_wire(channels: Made, codec: str) -> None:
+    """A memoryview of numbers goes whole."""
+    pair = channels(codec=codec)
+    wide = np.arange(1000, dtype=np.int64)
+    pair.send(Slot("acme/memory", 1, bytes(8), (memoryview(wide.data),), wide.nbytes))
+    assert pair.finish() is None
+    assert pair.kind.memory[1][: wide.nbytes] == wide.tobytes()

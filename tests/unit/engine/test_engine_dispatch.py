@@ -53,7 +53,7 @@ class FakeSender:
         for each in job.expand(job.work):
             self.ledger.append(each)
             self.sent.append(each)
-        return JobDone(self.number, job.flow, job.work.length)
+        return JobDone(self.number, job.flow)
 
 
 class Dispatching:
@@ -249,9 +249,9 @@ def test_counts_never_go_back() -> None:
         test.dispatcher.settle((1,), 0.0)
 
 
-@pytest.mark.parametrize("place", [(0, 1), (3, 1), (1, 0), (1, 2), (2, 3)])
+@pytest.mark.parametrize("place", [(0, 1), (3, 1), (1, 0), (1, 2), (2, 3), (1, 1)])
 def test_a_resend_of_nothing_is_a_protocol_error(place: tuple[int, int]) -> None:
-    """No such channel, never sent, or settled already."""
+    """No such channel, never sent, settled already, or named by an earlier one."""
     test = Dispatching(2)
     test.add("a")
     test.dispatcher.put("a", iter([slot(1), slot(2)]), 0.0)

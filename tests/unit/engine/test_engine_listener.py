@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -161,3 +163,36 @@ async def test_a_source_that_asked_before_the_session_closed_has_its_answer(list
     listener.close_session(SESSION, confirmed=False)
     async with asyncio.timeout(WAIT_S):
         await listener.close()
+
+
+async def test_closing_removes_the_path(tmp_path: Path) -> None:
+    """Of its own socket; what somebody else has put there stays."""
+    path = tmp_path / "gone"
+    await (await listen(f"unix://{path}")).close()
+    assert not path.exists()
+    made = await listen(f"unix://{path}")
+    path.unlink()
+    path.write_text("precious")
+    await made.close()
+    assert path.read_text() == "precious"
+
+
+def test_a_flood_of_connections_leaves_others_their_turn(tmp_path: Path) -> None:
+    """On asyncio's own loop too, where accept does not suspend while there is a connection: each is accepted in a turn
+    of its own.
+    """
+
+    async def flooded() -> int:
+        listener = await listen(f"unix://{tmp_path}/socket")
+        accepted = 0
+        with contextlib.ExitStack() as stack:
+            for _ in range(50):
+                stranger = stack.enter_context(socket.socket(socket.AF_UNIX))
+                stranger.connect(f"{tmp_path}/socket")
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            accepted = len(listener._pending)
+            await listener.close()
+        return accepted
+
+    assert asyncio.run(flooded()) < 10

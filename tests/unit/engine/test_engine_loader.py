@@ -228,3 +228,31 @@ def test_stopping_drops_what_waits(loading: Loading) -> None:
     loading.device.wait_for("load-INITIAL")
     assert loading.loader.stop()
     assert loading.device.loaded == []
+
+
+@pytest.mark.parametrize("early", [True, False], ids=["that waits already", "that comes later"])
+def test_nothing_follows_the_last_chunk(loading: Loading, early: bool) -> None:
+    """A chunk after LAST of stop-copy is an error at once, in its turn or beyond it."""
+    end = [chunk(0, INITIAL, last=True), chunk(1, STOP_COPY, last=True)]
+    if early:
+        loading.put(chunk(7, STOP_COPY, b"x"), *end)
+    else:
+        loading.put(*end)
+        loading.until("loaded")
+        loading.put(chunk(2, STOP_COPY, b"x"))
+    error = loading.failure().error
+    assert isinstance(error, RemoteProtocolError)
+    assert "nothing after LAST" in str(error)
+    assert len(loading.device.loaded) == 2
+
+
+def test_nothing_follows_the_last_chunk_in_one_batch(loading: Loading) -> None:
+    """Not even if it is next."""
+    loading.device.gates["load-INITIAL"] = gate = Gate()
+    loading.put(chunk(0, INITIAL, last=True))
+    loading.device.wait_for("load-INITIAL")
+    loading.put(chunk(1, STOP_COPY, last=True), chunk(2, STOP_COPY, b"x"))
+    gate.set()
+    error = loading.failure().error
+    assert isinstance(error, RemoteProtocolError)
+    assert "nothing after LAST" in str(error)

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from posted import SmallDevice
 
+from multifd import limits
 from multifd import messages as m
-from multifd.engine.offer import decide
+from multifd.engine.offer import Offer, Provider
+from multifd.engine.offer import decide as decide_into
 from multifd.errors import Code, StorageError
 from multifd.memory import Block, BufferBlock
 from multifd.session.actions import Decide
 from multifd.slot import SlotKind
 
 PAGE = 4096
+
+
+def decide(
+    action: Decide, blocks: Sequence[Block] | Provider, devices: Sequence[SmallDevice], kinds: Sequence[SlotKind]
+) -> Offer:
+    offer = Offer()
+    decide_into(offer, action, blocks=blocks, devices=devices, kinds=kinds)
+    return offer
 
 
 class LogKind(SlotKind):
@@ -163,3 +175,44 @@ def test_blocks_that_were_given_are_not_ours_to_close() -> None:
     offer = decide(offered(blocks=(m.BlockInfo("a", PAGE, PAGE),)), [given], [], [])
     offer.release()
     assert given.closed == 0
+
+
+def test_a_provider_that_fails_otherwise_refuses_too() -> None:
+    """Its own mistakes are reasons, in words; what it made before them is closed."""
+    made: list[Closing] = []
+
+    def provide(wanted: m.BlockInfo) -> Block:
+        if wanted.name == "bad":
+            raise ValueError("a page size of 3")
+        made.append(Closing(wanted.name, bytearray(wanted.length), tracker="none"))
+        return made[-1]
+
+    offer = decide(offered(blocks=tuple(m.BlockInfo(name, PAGE, PAGE) for name in ("a", "bad", "b"))), provide, [], [])
+    assert [(each.name, each.code, each.cause) for each in offer.refusals] == [
+        ("bad", Code.INTERNAL, "its provider failed: ValueError: a page size of 3")
+    ]
+    offer.release()
+    assert [each.closed for each in made] == [1, 1]
+
+
+def test_an_offer_released_while_it_is_decided_keeps_nothing() -> None:
+    """What was made is closed, what is being made is closed as soon as it is there, and nothing more is asked for."""
+    made: list[Closing] = []
+    offer = Offer()
+
+    def provide(wanted: m.BlockInfo) -> Block:
+        made.append(Closing(wanted.name, bytearray(wanted.length), tracker="none"))
+        if wanted.name == "b":
+            offer.release()  # as the loop does meanwhile
+        return made[-1]
+
+    infos = tuple(m.BlockInfo(name, PAGE, PAGE) for name in ("a", "b", "c"))
+    decide_into(offer, offered(blocks=infos), blocks=provide, devices=[], kinds=[])
+    offer.release()
+    assert [(each.name, each.closed) for each in made] == [("a", 1), ("b", 1)]
+
+
+def test_no_more_reasons_are_kept_than_fit_a_verdict() -> None:
+    """However many names are offered that there are not here."""
+    infos = tuple(m.BlockInfo(str(number), PAGE, PAGE) for number in range(limits.ITEMS_MAX + 1))
+    assert len(decide(offered(blocks=infos), [], [], []).refusals) == limits.ITEMS_MAX

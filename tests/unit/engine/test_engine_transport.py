@@ -402,3 +402,23 @@ async def test_last_words_are_read_before_the_connection_goes() -> None:
         assert await loop.sock_recv(peer, 1000) == b""
         peer.close()
         await closing
+
+
+async def test_what_is_larger_than_the_backlog_is_written_as_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much it is: no more of it waits than the loop's own bound and one message."""
+    monkeypatch.setattr(limits, "MAIN_BACKLOG_BYTES_MAX", 128 * limits.KIB)
+    stream, peer = await streams()
+    message = m.Aborted(Code.INTERNAL, "x" * limits.TEXT_BYTES_MAX)
+
+    async def send() -> None:
+        for _ in range(1000):
+            await stream.send_when_read(message)
+
+    sending = asyncio.create_task(send())
+    left = 1000 * len(serialize(message))
+    async with asyncio.timeout(WAIT_S):
+        while left:
+            left -= len(await asyncio.get_running_loop().sock_recv(peer, 1 << 20))
+        await sending
+    stream.abort()
+    peer.close()

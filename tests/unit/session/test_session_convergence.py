@@ -51,7 +51,6 @@ def situation(
         feeds=[need for need in needs if isinstance(need, FeedNeed)],
         devices=[need for need in needs if isinstance(need, DeviceNeed)],
         downtime_limit_s=limit,
-        deadline_s=600.0,
         fixed_s=fixed_s,
         explicit=explicit,
     )
@@ -184,11 +183,20 @@ def test_force_ignores_the_limit_and_nothing_else() -> None:
         assert len(decision.waiting_for) == 1
 
 
-def test_overdue_from_the_deadline_on() -> None:
-    """The deadline counts from the beginning."""
-    now = situation()
-    assert not replace(now, began=100.0, now=699.0).overdue
-    assert replace(now, began=100.0, now=700.0).overdue
+def test_what_was_sent_and_is_not_loaded_counts() -> None:
+    """A stop would wait for the device to load its backlog too, at the rate that its loads have shown."""
+    slow = replace(READY_DEVICE, load_seconds_per_byte=1e-6, unloaded=1_000_000, dirty=0, stop_copy=0)
+    decision = decide(situation(slow))
+    assert not decision.switch
+    assert decision.expected_downtime_s == pytest.approx(1.0)
+    assert "unloaded of 976.6 KiB needs 1.00 s" in decision.waiting_for[0]
+
+
+def test_debt_to_the_bandwidth_limit_counts_and_is_told() -> None:
+    """What went ahead of the limit holds the stop back; it is not the owner's fault."""
+    decision = decide(replace(situation(ram(1)), held_back_s=4.0))
+    assert decision.expected_downtime_s == pytest.approx(4.0, abs=0.01)
+    assert decision.waiting_for[0] == "bandwidth limit: what was sent is 4.00 s ahead of it (the limit is 100 ms)"
 
 
 def test_rate_is_unknown_until_there_was_busy_time() -> None:

@@ -229,3 +229,18 @@ def test_refusals_fit_a_verdict() -> None:
     assert sum(len(refusal.name) + len(refusal.cause.encode()) for refusal in fitting) <= PAGE_BYTES_MAX
     short = [Refusal(What.KIND, "k", Code.REFUSED, "no")] * (limits.ITEMS_MAX + 1)
     assert fit_refusals(short) == tuple(short[: limits.ITEMS_MAX])
+
+
+def test_an_inventory_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As proto/control.md counts them: what one side may send the other takes, and no more."""
+    monkeypatch.setattr(limits, "INVENTORY_BYTES_MAX", 3 * (limits.INVENTORY_ITEM_BYTES + 2))
+    monkeypatch.setattr(limits, "ITEMS_MAX", 1)
+    blocks = [replace(BLOCK, name=f"b{number}") for number in range(3)]
+    assert rebuilt(paginate(blocks, [], [], preflight=False)).blocks == blocks
+    with pytest.raises(LocalProtocolError, match="INVENTORY"):
+        paginate(blocks, [], [replace(KIND, name="k")], preflight=False)
+    builder = InventoryBuilder()
+    for number in range(3):
+        builder.handle_page(Inventory(number + 1, 4, (blocks[number],), (), (), preflight=False))
+    with pytest.raises(RemoteProtocolError, match="INVENTORY"):
+        builder.handle_page(Inventory(4, 4, (), (), (KIND,), preflight=False))

@@ -167,21 +167,6 @@ def test_push_front_goes_first() -> None:
     assert draw(scheduler, 1)[0][1].number == 8
 
 
-def test_clear_drops_one_flow_only() -> None:
-    """What a cancelled sweep had queued is gone; others go on."""
-    scheduler = make({"ram": 1, "gpu": 1})
-    scheduler.put("ram", endless(1))
-    scheduler.put("ram", endless(1))
-    scheduler.put("gpu", iter([Piece(1)]))
-    draw(scheduler, 1)
-    scheduler.clear("ram")
-    assert not scheduler.has_work("ram")
-    assert [name for name, _ in draw(scheduler, 1)] == ["gpu"]
-    assert scheduler.next_work(0.0) is None
-    scheduler.put("ram", iter([Piece(1, 7)]))
-    assert draw(scheduler, 1)[0][1].number == 7
-
-
 def test_bandwidth_limit_holds_over_time() -> None:
     """Following `wake_at`, bytes over time come to the limit, for small and for large pieces."""
     limit = 10 * MIB

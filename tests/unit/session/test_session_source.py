@@ -11,7 +11,6 @@ from multifd import messages as m
 from multifd.errors import (
     Code,
     CorruptError,
-    PeerError,
     RefusedError,
     RemoteProtocolError,
 )
@@ -91,7 +90,7 @@ def test_a_feature_that_the_destination_lacks_is_refused_by_it() -> None:
     pair = Pair.of(features=("zstd", *EXPLICIT), destination=destination_plan(features=EXPLICIT)).run()
     assert pair.source.visited == [S.HELLO, S.REFUSED]
     assert pair.destination.visited == [D.HELLO, D.REFUSED]
-    assert isinstance(pair.source_error, PeerError)
+    assert isinstance(pair.source_error, RefusedError)
     assert pair.source_error.code is Code.FEATURE
     assert "zstd" in str(pair.source_error)
     assert pair.source_runs
@@ -315,12 +314,24 @@ def test_resend_after_end_gives_another_end() -> None:
     assert pair.source.corrupt == 1
 
 
+def test_a_round_is_repeated_until_what_is_sent_again_is_settled() -> None:
+    """A corrupted slot that is not live must not be overtaken: no sweep and no switchover before it is settled."""
+    pair = Pair.of()
+    pair.plain = True
+    pair.spoiled = {(1, 1), (1, 3)}  # a slot of two, and that slot when it is sent again
+    pair.run()
+    assert pair.source.visited[-1] is S.COMPLETED
+    did = [each for each in pair.source_did if isinstance(each, a.BeginRound | a.StopOwner)]
+    again = a.BeginRound("ram", live=True, sweep=False)
+    assert did[:4] == [a.BeginRound("ram", live=True), again, again, a.StopOwner()]
+
+
 def test_too_much_corruption_fails() -> None:
     """`CORRUPT_RESENDS_MAX` slots are sent again; the next one fails the session, and the owner runs on."""
     pair = source_in(S.LOADING)
     for _ in range(limits.CORRUPT_RESENDS_MAX):
-        assert pair.source.handle_corrupt(pair.now)
-    assert not pair.source.handle_corrupt(pair.now)
+        assert pair.source.handle_corrupt("ram", pair.now)
+    assert not pair.source.handle_corrupt("ram", pair.now)
     pair.poll()
     assert pair.source.state is S.FAILED
     assert isinstance(pair.source_error, CorruptError)

@@ -10,7 +10,8 @@ FUNCTION_LINES_MAX = 70
 FILE_LINES_MAX = 500
 
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"cli", "__main__"}),
+    frozenset({"__main__"}),
+    frozenset({"cli"}),
     frozenset({""}),  # multifd/__init__: the public names
     frozenset({"engine"}),
     frozenset({"kinds"}),
