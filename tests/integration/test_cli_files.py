@@ -23,6 +23,7 @@ from multifd.messages import BlockInfo, Inventory
 pytestmark = pytest.mark.slow
 
 MULTIFD = (sys.executable, "-m", "multifd")
+PAUSE_S = 0.01  # between two looks at another process
 WAIT_S = 60  # far more than anything here takes; a hang fails instead of hanging
 ANY_PORT = "tcp://127.0.0.1:0"
 
@@ -321,7 +322,7 @@ def test_offers_whose_sources_hang_up_leave_nothing(start: Start, source: Path, 
     deadline = time.monotonic() + WAIT_S
     while names(into) or receiver.descriptors > before:
         assert time.monotonic() < deadline, f"{len(names(into))} files, {receiver.descriptors - before} descriptors"
-        time.sleep(0.01)
+        time.sleep(PAUSE_S)
     sender = start("send", "--to", where, make(source / "one", MIB))
     assert sender.end()[0] == 0, sender.said
     assert receiver.end()[0] == 0
