@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     add = one.add_argument
     add("--size", type=arguments.positive_size, default=4 * GIB, help="memory to move in one run (default 4GiB)")
     add("--channels", type=channel_counts, default=(1, 2, 4), metavar="N,N,...", help="channel counts (default 1,2,4)")
-    add("--slot", type=slot_size, default=SLOT_BYTES, help="bytes in a slot (default 512KiB)")
+    add("--slot", type=slot_size, default=SLOT_BYTES, help="bytes in a slot (default 1MiB)")
     add("--repeat", type=times, default=3, help="runs of each channel count (default 3)")
     add("--congestion", default="cubic", help="TCP congestion control of ours and iperf3 (default cubic)")
     add("--json", action="store_true", help="one JSON object on stdout in place of the table")

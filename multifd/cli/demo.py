@@ -25,11 +25,11 @@ from multifd.cli.running import follow, no_more_interruptions, run_command
 from multifd.cli.sizes import format_bytes
 from multifd.cli.wording import Wording
 from multifd.errors import MigrationError, MigrationInDoubtError
-from multifd.limits import GIB
+from multifd.limits import GIB, SWITCHOVER_FIXED_S
 from multifd.stats import Report
 
 DEVICES_MAX = 64  # each is a thread on both sides
-DOWNTIME_LIMIT_FLOOR_MS = 5.0  # what the engine counts for stop, start and round trips, whatever is left to send
+DOWNTIME_LIMIT_FLOOR_MS = SWITCHOVER_FIXED_S * 1000
 WORDING = Wording(peer="the destination")
 DESCRIPTION = """\
 Two processes: one owns memory and devices and keeps writing to them, the

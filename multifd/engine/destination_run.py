@@ -16,7 +16,7 @@ from multifd import messages as m
 from multifd.device.interface import Device
 from multifd.engine.events import EventQueue
 from multifd.engine.listener import Listener
-from multifd.engine.loader import LoadEvent, LoadFailed, LoadProgress
+from multifd.engine.loader import DeviceLoader, LoadEvent, LoadFailed, LoadProgress
 from multifd.engine.offer import Offer, Provider, decide
 from multifd.engine.options import DestinationOptions
 from multifd.engine.owner import Owner
@@ -24,7 +24,7 @@ from multifd.engine.populator import Populator
 from multifd.engine.progress import ProgressFeed
 from multifd.engine.receiver import ChannelReceiver, Mismatch, ReceiveEnded, ReceiveEvent
 from multifd.engine.session_run import SessionRun, as_ours, to_its_end
-from multifd.engine.starting import StartingLoader, owners, start
+from multifd.engine.starting import owners, start
 from multifd.engine.transport import DataSocket, MainStream, SocketOptions, tune
 from multifd.errors import CalledOffError, Code, MultifdError, TransportError
 from multifd.kinds.chunk import ChunkKind
@@ -60,7 +60,7 @@ class DestinationRun(SessionRun):
         )
         super().__init__(self.session, progress)
         self.receivers: list[ChannelReceiver] = []
-        self.loaders: list[StartingLoader] = []
+        self.loaders: list[DeviceLoader] = []
         self.began = self.transfer_began = self.transfer_ended = 0.0
         self.had_state = False
         self.populated: dict[str, str] = {}
@@ -332,7 +332,7 @@ class DestinationRun(SessionRun):
 
     def _accept(self, offer: Offer, kinds: Sequence[m.KindInfo]) -> None:
         self.loaders = [
-            StartingLoader(n, device, credit=self.options.device_credit, events=self._events)
+            DeviceLoader(n, device, credit=self.options.device_credit, events=self._events)
             for n, device in enumerate(offer.devices, start=1)
         ]
         sinks = {loader.number: loader for loader in self.loaders}

@@ -55,6 +55,8 @@ class DeviceLoader:
         self._arrived = asyncio.Event()
         items_max = credit // limits.CHUNK_COST_BYTES + 1
         self._inbox: Mailbox[Chunk] = Mailbox(items_max, lambda: self._worker.call(self._arrived.set))
+        # loop's
+        self.asked_to_run = False
         # guarded by the lock
         self._lock = threading.Lock()
         self._granted = credit
@@ -82,7 +84,16 @@ class DeviceLoader:
 
     async def run_device(self) -> None:
         """*loop*: the owner is about to start here. Raises `DeviceError`."""
-        await self._worker.submit(self._set_running())
+        self.asked_to_run = True
+        await self._worker.submit(self._set_state(DeviceState.RUNNING))
+
+    async def stop_device(self) -> None:
+        """*loop*: the owner does not start here after all. Raises `DeviceError`, also after `CLOSE_DEADLINE_S`."""
+        try:
+            async with asyncio.timeout(limits.CLOSE_DEADLINE_S):
+                await self._worker.submit(self._set_state(DeviceState.STOP, "was not stopped again: "))
+        except TimeoutError as error:
+            raise DeviceError(self.device.name, "was not stopped again in time") from error
 
     def stop(self) -> bool:
         """*pool*: end the worker, whatever it does. False if the device did not let go."""
@@ -204,8 +215,8 @@ class DeviceLoader:
         status = DeviceStatus(self.number, self.epoch, self._ready, self.loaded_bytes, self.load_s, self.setup_s, doing)
         self._events.post(LoadProgress(status, self.loaded_chunks, self._complete, self._window + self._freed))
 
-    async def _set_running(self) -> None:
+    async def _set_state(self, state: DeviceState, failed: str = "") -> None:
         try:
-            await self.device.set_state(DeviceState.RUNNING)
+            await self.device.set_state(state)
         except Exception as error:
-            raise DeviceError(self.device.name, f"{type(error).__name__}: {error}") from error
+            raise DeviceError(self.device.name, f"{failed}{type(error).__name__}: {error}") from error

@@ -11,38 +11,12 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from multifd import limits
-from multifd.device.interface import DeviceState
 from multifd.engine.loader import DeviceLoader
 from multifd.engine.owner import Owner
-from multifd.errors import DeviceError, MultifdError, OwnerError
+from multifd.errors import MultifdError, OwnerError
 
 
-class StartingLoader(DeviceLoader):
-    """A loader whose device may have to be stopped again. *loop*: all methods."""
-
-    asked_to_run = False
-
-    async def run_device(self) -> None:
-        """The owner is about to start here. Raises `DeviceError`."""
-        self.asked_to_run = True
-        await super().run_device()
-
-    async def stop_device(self) -> None:
-        """The owner does not start here after all. Raises `DeviceError`, also after `CLOSE_DEADLINE_S`."""
-        try:
-            async with asyncio.timeout(limits.CLOSE_DEADLINE_S):
-                await self._worker.submit(self._set_stop())
-        except TimeoutError as error:
-            raise DeviceError(self.device.name, "was not stopped again in time") from error
-
-    async def _set_stop(self) -> None:
-        try:
-            await self.device.set_state(DeviceState.STOP)
-        except Exception as error:
-            raise DeviceError(self.device.name, f"was not stopped again: {type(error).__name__}: {error}") from error
-
-
-async def start(loaders: Sequence[StartingLoader], owner: Owner) -> dict[str, float]:
+async def start(loaders: Sequence[DeviceLoader], owner: Owner) -> dict[str, float]:
     """Start all, within `OWNER_DEADLINE_S`. Returns the seconds that the parts took.
 
     Raises `OwnerError` or `DeviceError` if one does not start: then every device that was asked to run has been asked

@@ -9,14 +9,12 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 
+from multifd import limits
 from multifd.engine.options import SourceOptions
 from multifd.engine.saver import DeviceSaver
 from multifd.session.convergence import DeviceNeed, FeedNeed, Situation
 from multifd.session.source import SourceSession
 from multifd.slot import Feed
-
-_FIXED_S = 0.005
-"""Stop and start of an owner and the round trips of the end: what a local owner takes, measured."""
 
 
 class Surveyor:
@@ -45,7 +43,7 @@ class Surveyor:
         situation = Situation(
             now=time.monotonic(), began=self._session.began, rate=rate, feeds=needs,
             devices=[self._need(saver) for saver in self._savers], downtime_limit_s=self._options.downtime_limit_s,
-            fixed_s=_FIXED_S, held_back_s=debt_s, explicit=self._options.explicit_switchover,
+            fixed_s=limits.SWITCHOVER_FIXED_S, held_back_s=debt_s, explicit=self._options.explicit_switchover,
         )  # fmt: skip
         self._count_waiting(situation)
         self.last = situation

@@ -10,7 +10,8 @@ from posted import Posted, SmallDevice
 
 from multifd import Owner, limits
 from multifd.device.interface import DeviceState
-from multifd.engine.starting import StartingLoader, start
+from multifd.engine.loader import DeviceLoader
+from multifd.engine.starting import start
 from multifd.errors import MultifdError, OwnerError
 
 RUNNING, STOP = DeviceState.RUNNING, DeviceState.STOP
@@ -51,22 +52,22 @@ class Started(Owner):
 
 
 @pytest.fixture
-def loaders() -> Iterator[list[StartingLoader]]:
+def loaders() -> Iterator[list[DeviceLoader]]:
     """Whatever is in it is stopped at the end."""
-    made: list[StartingLoader] = []
+    made: list[DeviceLoader] = []
     yield made
     assert all(loader.stop() for loader in made)
 
 
-def load(loaders: list[StartingLoader], *devices: Asked) -> None:
+def load(loaders: list[DeviceLoader], *devices: Asked) -> None:
     """Loaders of these, whose workers run; nothing has arrived yet."""
     for number, device in enumerate(devices, start=1):
-        loader = StartingLoader(number, device, credit=1 << 20, events=Posted())  # type: ignore[arg-type]
+        loader = DeviceLoader(number, device, credit=1 << 20, events=Posted())  # type: ignore[arg-type]
         loader._worker.start()
         loaders.append(loader)
 
 
-async def test_devices_run_before_the_owner(loaders: list[StartingLoader]) -> None:
+async def test_devices_run_before_the_owner(loaders: list[DeviceLoader]) -> None:
     """All are started, nothing is stopped, and both parts of the time are told."""
     devices, owner = [Asked("x"), Asked("y")], Started()
     load(loaders, *devices)
@@ -77,7 +78,7 @@ async def test_devices_run_before_the_owner(loaders: list[StartingLoader]) -> No
 
 @pytest.mark.parametrize("hangs", [False, True])
 async def test_an_owner_that_does_not_start_stops_all_devices(
-    loaders: list[StartingLoader], hangs: bool, monkeypatch: pytest.MonkeyPatch
+    loaders: list[DeviceLoader], hangs: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether it raises or takes too long: when that is told no device runs."""
     monkeypatch.setattr(limits, "OWNER_DEADLINE_S", 0.05)
@@ -90,7 +91,7 @@ async def test_an_owner_that_does_not_start_stops_all_devices(
 
 @pytest.mark.parametrize("odd", [{"raises": (RUNNING,)}, {"hangs": (RUNNING,)}], ids=["raises", "hangs"])
 async def test_a_device_that_does_not_run_stops_those_that_do(
-    loaders: list[StartingLoader], odd: dict[str, tuple[DeviceState, ...]], monkeypatch: pytest.MonkeyPatch
+    loaders: list[DeviceLoader], odd: dict[str, tuple[DeviceState, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is named, stopped as well, and those that were not asked yet are left alone, as is the owner."""
     monkeypatch.setattr(limits, "OWNER_DEADLINE_S", 0.05)
@@ -103,7 +104,7 @@ async def test_a_device_that_does_not_run_stops_those_that_do(
 
 
 async def test_what_does_not_stop_again_is_told_and_waited_for_no_longer(
-    loaders: list[StartingLoader], monkeypatch: pytest.MonkeyPatch
+    loaders: list[DeviceLoader], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The cause names the owner and every device that may run on."""
     monkeypatch.setattr(limits, "CLOSE_DEADLINE_S", 0.05)
