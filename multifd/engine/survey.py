@@ -34,14 +34,17 @@ class Surveyor:
         self._options = options
 
     async def look(self, rate: float | None, debt_s: float) -> Situation:
-        """How it stands. `rate` in bytes per second; `debt_s` is what the bandwidth limit would hold the stop back."""
+        """How it stands. `rate` in bytes per second, as measured; `debt_s` is how long the bandwidth limit would hold the
+        stop back.
+        """
         loop = asyncio.get_running_loop()
+        expected_rate = rate * limits.SWITCHOVER_RATE_SHARE if rate is not None else None
         needs = []
         for name, feed in self._feeds.items():
             pending, words = await loop.run_in_executor(self._pools[name], _look_at, feed)
             needs.append(FeedNeed(name, words, pending))
         situation = Situation(
-            now=time.monotonic(), began=self._session.began, rate=rate, feeds=needs,
+            now=time.monotonic(), began=self._session.began, rate=expected_rate, feeds=needs,
             devices=[self._need(saver) for saver in self._savers], downtime_limit_s=self._options.downtime_limit_s,
             fixed_s=limits.SWITCHOVER_FIXED_S, held_back_s=debt_s, explicit=self._options.explicit_switchover,
         )  # fmt: skip

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from multifd import limits
 
-RATE_WINDOW_S = 1.0  # of busy time: long against a slot, short against a change of the link
-RATE_SPACING_S = 0.05  # between two marks in it
+RATE_WINDOW_S = 0.4  # of busy time: long against a slot, and about one sparse round: that is what the stop will send
+RATE_SPACING_S = 0.02  # between two marks in it
 RATE_BUSY_MIN_S = 0.001  # below this a rate says more about the timer than about the link
 THROTTLE_LEVELS = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 0.99)  # never 1: the owner must live
 THROTTLE_ROUNDS = 2  # bad rounds in a row before the next level: one alone can be a burst
@@ -193,7 +193,7 @@ def _seconds(seconds: float) -> str:
 
 
 class RateMeter:
-    """Bytes per second while busy, over about the last second of busy time. Idle until told `busy`.
+    """Bytes per second while busy, over about the last `RATE_WINDOW_S` of busy time. Idle until told `busy`.
 
     Idle gaps (a barrier, nothing dirty) do not count, so that a link is not called slow for lack of work.
     """

@@ -225,15 +225,15 @@ def test_rate_is_bytes_over_busy_time() -> None:
 
 
 def test_rate_follows_a_change_within_the_window() -> None:
-    """A little more than a second after the link changed the old rate is forgotten."""
+    """A little more than the window after the link changed the old rate is forgotten."""
     meter = RateMeter()
     meter.busy(0.0)
     for step in range(1, 501):
         meter.add(1000, step * 0.01)
-    assert meter.rate(5.0) == pytest.approx(100_000, rel=0.02)
+    assert meter.rate(5.0) == pytest.approx(100_000, rel=0.06)
     for step in range(501, 612):
         meter.add(10, step * 0.01)
-    assert meter.rate(6.11) == pytest.approx(1000, rel=0.02)
+    assert meter.rate(6.11) == pytest.approx(1000, rel=0.06)
 
 
 def test_rate_falls_when_nothing_moves() -> None:
