@@ -34,8 +34,8 @@ class Surveyor:
         self._options = options
 
     async def look(self, rate: float | None, debt_s: float) -> Situation:
-        """How it stands. `rate` in bytes per second, as measured; `debt_s` is how long the bandwidth limit would hold the
-        stop back.
+        """How it stands. `rate` in bytes per second, as measured; `debt_s` is how long the bandwidth limit would hold
+        the stop back.
         """
         loop = asyncio.get_running_loop()
         expected_rate = rate * limits.SWITCHOVER_RATE_SHARE if rate is not None else None

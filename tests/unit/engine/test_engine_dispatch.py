@@ -208,10 +208,10 @@ def test_settled_slots_are_forgotten_and_measured() -> None:
     test.dispatcher.put("a", (slot(number, 1000) for number in range(8)), 10.0)
     test.work_off(10.0)
     assert test.dispatcher.counts == (4, 4)
-    test.dispatcher.settle((3, 1), 10.5)
-    test.dispatcher.settle((4, 4), 11.0)
-    assert test.dispatcher.rate(11.0) == pytest.approx(8000.0)
-    assert test.dispatcher.rate(50.0) == pytest.approx(8000.0)  # idle: no slower for it
+    test.dispatcher.settle((3, 1), 10.1)
+    test.dispatcher.settle((4, 4), 10.2)
+    assert test.dispatcher.rate(10.2) == pytest.approx(40_000.0)
+    assert test.dispatcher.rate(50.0) == pytest.approx(40_000.0)  # idle: no slower for it
     with pytest.raises(RemoteProtocolError):
         test.dispatcher.slot(1, 4)
 
