@@ -12,8 +12,8 @@ NUMBERS = {name: value for name, value in vars(limits).items() if name.isupper()
 
 
 def test_names_tell_their_unit() -> None:
-    """Every bound ends with what it is: a most or a least, bytes, seconds, or a number of tries or pieces."""
-    endings = re.compile(r"_(MAX|MIN|BYTES|S|TRIES|EXTENTS)$")
+    """Every bound ends with what it is: a most or a least, bytes, seconds, a share, or a number of tries or pieces."""
+    endings = re.compile(r"_(MAX|MIN|BYTES|S|SHARE|TRIES|EXTENTS)$")
     assert [name for name in NUMBERS if name not in ("KIB", "MIB", "GIB") and not endings.search(name)] == []
     assert all(value > 0 for value in NUMBERS.values())
 
