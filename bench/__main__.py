@@ -32,6 +32,17 @@ def times(text: str) -> int:
     return arguments.count(text)
 
 
+PORT = 5202  # next to iperf3's
+
+
+def address(text: str) -> str:
+    """`HOST`, `HOST:PORT` or `tcp://HOST:PORT`."""
+    if "://" not in text:
+        host, colon, port = text.rpartition(":")
+        text = f"tcp://{text}" if colon and host and port.isdigit() else f"tcp://{text}:{PORT}"
+    return arguments.address(text)
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
@@ -49,8 +60,13 @@ def parser() -> argparse.ArgumentParser:
     add("--congestion", default="cubic", help="TCP congestion control of ours and iperf3 (default cubic)")
     add("--json", action="store_true", help="one JSON object on stdout in place of the table")
     hosts = one.add_mutually_exclusive_group()
-    hosts.add_argument("--listen", type=arguments.address, help="be the destination for another host, at this address")
-    hosts.add_argument("--connect", type=arguments.address, help="be the source, to a destination at this address")
+    hosts.add_argument(
+        "--listen", type=address, nargs="?", const=f"tcp://0.0.0.0:{PORT}", metavar="HOST[:PORT]",
+        help=f"be the destination for another host, at this address (default: any, port {PORT})",
+    )  # fmt: skip
+    hosts.add_argument(
+        "--connect", type=address, metavar="HOST[:PORT]", help=f"be the source, to a destination there (port {PORT})"
+    )
     return top
 
 

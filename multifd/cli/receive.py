@@ -87,7 +87,7 @@ async def receive(where: str, incoming: IncomingFiles, display: Display, leftove
             devices=[],
             kinds=[],
             owner=incoming,
-            options=DestinationOptions(channels_max=64),
+            options=DestinationOptions(channels_max=64, end_if_refused=True),
         )
         wording = Wording(
             peer="the sender", interrupted=f'interrupted; nothing was kept in "{incoming.directory}"', block="file"

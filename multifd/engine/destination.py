@@ -29,8 +29,8 @@ class Destination:
     """Receives one migration on a listener: into `blocks` (or what a provider makes for what is offered), `devices`,
     and a user's own `kinds`.
 
-    Preflights, refused offers and strangers do not count: it goes on waiting for a source whose state has begun to
-    arrive.
+    Preflights, refused offers (unless `end_if_refused`) and strangers do not count: it goes on waiting for a source
+    whose state has begun to arrive.
     """
 
     def __init__(
@@ -110,7 +110,9 @@ class Destination:
             if self._active is run:
                 self._active = None
                 self._released.set()
-            if run.had_state and self._done is not None and not self._done.done():
+            counts = run.had_state or (run.refused_offer and self._options.end_if_refused)
+            if counts and self._done is not None and not self._done.done():
+                self._latest = run
                 self._done.set_result(run)
             elif run.error is not None:
                 _log.info("a session ended before its state began to arrive: %s", run.error)

@@ -63,6 +63,8 @@ class DestinationRun(SessionRun):
         self.loaders: list[DeviceLoader] = []
         self.began = self.transfer_began = self.transfer_ended = 0.0
         self.had_state = False
+        self.refused_offer = False
+        """The source offered what can't be taken here, and not just to ask."""
         self.populated: dict[str, str] = {}
         self._listener = listener
         self._main = main
@@ -318,6 +320,7 @@ class DestinationRun(SessionRun):
         self._deciding = self._loop.create_task(work)  # a thread can't be cancelled: `_release_undecided` waits for it
         await asyncio.shield(self._deciding)
         refusals, verdicts = offer.verdict(explicit=self.explicit, credit=self.options.device_credit)
+        self.refused_offer = bool(refusals) and not action.preflight
         if not refusals and not action.preflight:
             if not self._claim(self):
                 refusals = [m.Refusal(m.What.SESSION, "destination", Code.BUSY, "another migration is under way here")]

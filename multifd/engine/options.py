@@ -75,6 +75,9 @@ class DestinationOptions:
     explicit_switchover: bool = True
     """Whether it is able to."""
     device_credit: int = limits.DEVICE_CREDIT_BYTES
+    end_if_refused: bool = False
+    """Have `run` end with `MigrationRefusedError` when an offer is refused, as fits a destination that awaits one known
+    source; else it goes on waiting for another."""
     populate: bool = True
     """Populate the blocks' memory ahead of the data, with huge pages where possible, while the first slots arrive. Turn
     it off for memory that is populated already, or of which most will never be used."""

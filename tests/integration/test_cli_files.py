@@ -171,8 +171,8 @@ def test_a_unix_socket_one_channel_and_a_codec(start: Start, source: Path, into:
     assert stat.S_IMODE((into / "text").stat().st_mode) == 0o666 & ~umask
 
 
-def test_a_file_that_exists_is_refused_and_the_receiver_goes_on(start: Start, source: Path, into: Path) -> None:
-    """Every reason is told, nothing is touched, and the next sender is served."""
+def test_a_file_that_exists_is_refused_and_both_sides_end(start: Start, source: Path, into: Path) -> None:
+    """Every reason is told on both sides, and nothing is touched."""
     for name in ("first", "second", "third"):
         make(source / name, 5000)
     for name in ("first", "second"):
@@ -188,9 +188,10 @@ def test_a_file_that_exists_is_refused_and_the_receiver_goes_on(start: Start, so
     assert data["outcome"] == "refused"
     assert len(data["refusals"]) == 2
     assert names(into) == ["first", "second"]
-    assert start("send", "--to", address, source / "third").end()[0] == 0
-    assert receiver.end()[0] == 0
-    assert names(into) == ["first", "second", "third"]
+    code, _, said = receiver.end()
+    assert code == 3
+    assert f'file first: it exists in "{into}" already; nothing is overwritten' in said
+    assert names(into) == ["first", "second"]
     assert (into / "first").read_text() == "mine"
 
 
@@ -202,8 +203,7 @@ async def test_a_hostile_name_is_refused_by_the_receiver(start: Start, into: Pat
     with pytest.raises(MigrationRefusedError) as caught:
         await Source(receiver.address(), blocks=blocks).run()
     assert len(caught.value.report.refusals) == len(hostile)
-    receiver.signal(signal.SIGTERM)
-    assert receiver.end()[0] == 130
+    assert receiver.end()[0] == 3
     assert names(into) == []
     assert names(into.parent) == ["into"]
 

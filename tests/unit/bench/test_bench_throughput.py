@@ -116,7 +116,7 @@ def test_options_are_read() -> None:
         ["--channels", "65"],
         ["--slot", "5MiB"],
         ["--repeat", "0"],
-        ["--connect", "here"],
+        ["--connect", "here:port"],
         ["--connect", "tcp://192.0.2.1:7", "--listen", "tcp://192.0.2.1:7"],
     ],
 )
