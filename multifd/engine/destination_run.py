@@ -39,8 +39,6 @@ from multifd.session.states import DestinationState
 from multifd.slot import SlotKind
 from multifd.stats import Progress
 
-_BEFORE_STATE = frozenset({DestinationState.HELLO, DestinationState.INVENTORY, DestinationState.ATTACH})
-
 
 class DestinationRun(SessionRun):
     """One session of a destination. `claim` says whether this session may have the state (one may, at a time)."""

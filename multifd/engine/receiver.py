@@ -4,7 +4,6 @@ them.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from multifd import limits
 from multifd.codec import create
 from multifd.codec.interface import Codec
+from multifd.engine.channel_worker import ChannelWorker
 from multifd.engine.events import EventQueue
 from multifd.engine.transport import DataSocket
 from multifd.errors import LocalProtocolError, MultifdError, RemoteProtocolError, TransportError
@@ -39,7 +39,7 @@ class ReceiveEnded:
 ReceiveEvent = Mismatch | ReceiveEnded
 
 
-class ChannelReceiver:
+class ChannelReceiver(ChannelWorker):
     """One data channel of a destination. `kinds` by number on the wire; `codecs` are the names that were negotiated."""
 
     def __init__(
@@ -52,12 +52,9 @@ class ChannelReceiver:
         events: EventQueue[Any],
     ) -> None:
         # set once
-        self.number = number
-        self._socket = connection
+        super().__init__(number, connection, doing="receive")
         self._kinds = kinds
         self._events = events
-        self.congestion_control = connection.congestion_control
-        self._thread = threading.Thread(target=self._run, name=f"multifd-receive-{number}", daemon=True)
         # worker's; read by the loop
         self.settled = 0
         """Slots settled. A mismatch among them was posted before this was raised."""
@@ -71,23 +68,6 @@ class ChannelReceiver:
         self._meta = memoryview(bytearray(limits.META_BYTES_MAX))
         self._encoded = memoryview(bytearray(limits.SLOT_BYTES_MAX if made else 0))
         self._target: Sequence[memoryview] = ()
-
-    def start(self) -> None:
-        """*loop*: begin."""
-        self._thread.start()
-
-    def cancel(self) -> None:
-        """*loop*: end now, wherever it is."""
-        self._socket.shut()
-
-    def join(self) -> bool:
-        """*pool*: wait until the worker has ended, and close the connection. False if it did not within
-        `CLOSE_DEADLINE_S`: it hangs in what a user gave.
-        """
-        if self._thread.ident is not None:
-            self._thread.join(limits.CLOSE_DEADLINE_S)
-        self._socket.close()
-        return not self._thread.is_alive()
 
     # -- worker
 

@@ -15,6 +15,7 @@ from typing import Any
 from multifd import limits
 from multifd.codec import create
 from multifd.codec.interface import Codec
+from multifd.engine.channel_worker import ChannelWorker
 from multifd.engine.events import EventQueue
 from multifd.engine.mailbox import Closed, Mailbox
 from multifd.engine.transport import DataSocket
@@ -112,20 +113,18 @@ class Ledger:
             self._room.notify_all()
 
 
-class ChannelSender:
+class ChannelSender(ChannelWorker):
     """One data channel of a source."""
 
     def __init__(
         self, number: int, connection: DataSocket, *, kinds: Mapping[str, int], codec: str, events: EventQueue[Any]
     ) -> None:
         # set once
-        self.number = number
+        super().__init__(number, connection, doing="send")
         self.ledger = Ledger()
-        self._socket = connection
         self._kinds = kinds
         self._events = events
         self._jobs: Mailbox[Job] = Mailbox(limits.CHANNEL_QUEUE_ITEMS_MAX)
-        self._thread = threading.Thread(target=self._run, name=f"multifd-send-{number}", daemon=True)
         # loop's
         self.queued = 0
         """Jobs handed over and not done."""
@@ -134,15 +133,6 @@ class ChannelSender:
         self.sent_bytes = 0
         self.tallies: dict[str, SlotTally] = {name: SlotTally() for name in kinds}
         self._codec: Codec | None = create(codec)
-
-    @property
-    def congestion_control(self) -> str:
-        """What is really in use."""
-        return self._socket.congestion_control
-
-    def start(self) -> None:
-        """*loop*: begin."""
-        self._thread.start()
 
     @property
     def room(self) -> int:
@@ -158,16 +148,7 @@ class ChannelSender:
         """*loop*: end now, wherever it is."""
         self._jobs.close(drop=True)
         self.ledger.close()
-        self._socket.shut()
-
-    def join(self) -> bool:
-        """*pool*: wait until the worker has ended, and close the connection. False if it did not within
-        `CLOSE_DEADLINE_S`: it hangs in what a user gave.
-        """
-        if self._thread.ident is not None:
-            self._thread.join(limits.CLOSE_DEADLINE_S)
-        self._socket.close()
-        return not self._thread.is_alive()
+        super().cancel()
 
     # -- worker
 

@@ -312,6 +312,12 @@ class SourceRun(SessionRun):
         self._spawn(self._opened(action))
 
     async def _opened(self, action: a.OpenChannels) -> None:
+        # before the last channel attaches: ATTACHED may come as soon as it has
+        for feed in self._feeds.values():
+            self.dispatcher.add_flow(feed.name, feed.weight, feed.expand)
+        for saver in self.savers:
+            self.dispatcher.add_flow(device_flow(saver.number), 1, lambda work: iter((cast(Slot, work),)))
+            saver.start()
         options = SocketOptions(self._options.congestion_control, self._options.socket_buffer)
         kinds = {kind.name: number for number, kind in enumerate(self.session.plan.kinds, start=1)}
 
@@ -339,11 +345,6 @@ class SourceRun(SessionRun):
         self.congestion_control = self.dispatcher.senders[0].congestion_control
         for sender in self.dispatcher.senders:
             sender.start()
-        for feed in self._feeds.values():
-            self.dispatcher.add_flow(feed.name, feed.weight, feed.expand)
-        for saver in self.savers:
-            self.dispatcher.add_flow(device_flow(saver.number), 1, lambda work: iter((cast(Slot, work),)))
-            saver.start()
         self.transfer_began = self.now
 
     def _begin_round(self, action: a.BeginRound) -> None:
