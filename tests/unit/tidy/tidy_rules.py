@@ -11,19 +11,20 @@ FILE_LINES_MAX = 500
 
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"__main__"}),
-    frozenset({"cli"}),
+    frozenset({"cli", "testing"}),
     frozenset({""}),  # multifd/__init__: the public names
+    frozenset({"qemu"}),
     frozenset({"engine"}),
     frozenset({"kinds"}),
     frozenset({"session", "wire", "codec", "memory", "device"}),
     frozenset({"stats"}),
-    frozenset({"slot", "messages"}),
+    frozenset({"slot", "messages", "elements"}),
     frozenset({"errors", "limits"}),
 )
 """Top first. A part imports only from rows below its own, and from itself."""
 
 _IO = frozenset({"asyncio", "concurrent", "selectors", "socket", "ssl", "threading", "time"})
-_PURE = ("session", "wire", "codec", "stats", "slot", "messages", "errors", "limits")
+_PURE = ("session", "wire", "codec", "stats", "slot", "messages", "elements", "errors", "limits")
 FORBIDDEN: Mapping[str, frozenset[str]] = {
     **dict.fromkeys(_PURE, _IO),
     **dict.fromkeys(("memory", "kinds"), _IO - {"threading"}),  # locks
