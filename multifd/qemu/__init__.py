@@ -1,0 +1,1 @@
+"""QEMU's dialect above the engine: destination, source, saved machines, relay, inspection (proto/qemu.md)."""
