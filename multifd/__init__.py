@@ -6,7 +6,9 @@ from multifd.engine.listener import Listener, listen
 from multifd.engine.options import DestinationOptions, GiveUp, OnRearm, SourceOptions
 from multifd.engine.owner import Owner
 from multifd.engine.source import Source
+from multifd.engine.tls import Tls
 from multifd.errors import (
+    CredentialsError,
     MigrationCancelledError,
     MigrationError,
     MigrationFailedError,
@@ -26,6 +28,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Block",
     "BufferBlock",
+    "CredentialsError",
     "Destination",
     "DestinationOptions",
     "Device",
@@ -57,6 +60,7 @@ __all__ = [
     "SourceOptions",
     "StaticTracker",
     "StorageError",
+    "Tls",
     "Tracker",
     "TransportError",
     "listen",

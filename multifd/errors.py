@@ -11,6 +11,7 @@
     ├── TrackingError            memory can't be tracked in the way that was asked for
     ├── StorageError             memory or a file at the destination could not take the data
     ├── TransportError           a connection could not be made or was lost
+    ├── CredentialsError         a file that TLS needs is missing or of no use; nothing was connected
     ├── DeadlineError            a wait ended; .waited_for
     ├── ConvergenceError         memory got dirty faster than it could be sent, until the migration's deadline
     ├── RearmError               a device re-armed when that could not be granted any more
@@ -141,6 +142,12 @@ class StorageError(MultifdError):
 
 class TransportError(MultifdError):
     """A connection could not be made or was lost."""
+
+    code = Code.TRANSPORT
+
+
+class CredentialsError(MultifdError):
+    """A certificate, key or name that TLS needs is missing or of no use. The text says which and what to do."""
 
     code = Code.TRANSPORT
 

@@ -14,6 +14,8 @@ from multifd.errors import Code
 
 EXPLICIT_SWITCHOVER = "explicit-switchover"
 """The feature's name in HELLO."""
+DEVICE_MESSAGES = "device-messages"
+"""The feature with which devices at the destination may say something to those at the source."""
 
 
 class What(enum.IntEnum):
@@ -255,8 +257,25 @@ class OutcomeIs:
     cause: str
 
 
+@dataclass(frozen=True, slots=True)
+class DeviceMessage:
+    """DEVICE_MESSAGE: what a device at the destination says to the one at the source."""
+
+    device: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceHeard:
+    """DEVICE_HEARD: messages that the device at the source has dealt with, since the start."""
+
+    device: int
+    count: int
+
+
 Message = (
     Hello | Inventory | Verdict | Attached | Sync | SyncDone | Settled | Resend | Credit | DeviceStatus |
-    SwitchoverReady | StopCopy | End | Loaded | Commit | Started | Aborted | Cancel | AskOutcome | OutcomeIs
+    SwitchoverReady | StopCopy | End | Loaded | Commit | Started | Aborted | Cancel | AskOutcome | OutcomeIs |
+    DeviceMessage | DeviceHeard
 )  # fmt: skip
 """Any message of the main channel."""

@@ -89,7 +89,8 @@ class Report:
     populated: dict[str, str] = field(default_factory=dict)
     """Destination: block name → how its memory was populated ahead of the data, in words."""
     codec: str = "none"
-    tls: bool = False
+    security: str = ""
+    """Of the connections: `plain`, or TLS's version and cipher; empty if there was none."""
     congestion_control: str = ""
     waiting_for: tuple[str, ...] = ()
     """What stood in the way of the switchover when the session ended without it."""

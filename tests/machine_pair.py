@@ -427,6 +427,12 @@ class Pair:
         verdicts = [m.DeviceVerdict(explicit and each.explicit_switchover, CREDIT) for each in action.devices]
         self.destination.handle_decision(self.refusals, verdicts, self.now)
 
+    def _release(self, _action: a.Release) -> None:
+        self.source.handle_released(self.now)
+
+    def _deliver(self, action: a.Deliver) -> None:
+        self.source.handle_heard(action.device)
+
     def _prepare(self, _action: a.Prepare) -> None:
         self.destination.handle_prepared({"prepare": 0.0}, self.now)
 
@@ -479,6 +485,9 @@ _DO: dict[type, Callable[[Pair, Any], None]] = {
     a.SaveStopCopy: Pair._save_stop_copy,
     a.ResendSlot: Pair._resend,
     a.GrantCredit: _nothing,
+    a.Release: Pair._release,
+    a.Deliver: Pair._deliver,
+    a.Heard: _nothing,
     a.AskForOutcome: Pair._ask_for_outcome,
     a.Decide: Pair._decide,
     a.Prepare: Pair._prepare,

@@ -36,6 +36,8 @@ SAMPLES: dict[type, m.Message] = {
         m.Cancel(Code.CANCELLED, "enough"),
         m.AskOutcome(SESSION, SECRET),
         m.OutcomeIs(m.Fate.STARTED, ""),
+        m.DeviceMessage(1, b"said"),
+        m.DeviceHeard(1, 1),
     )
 }
 """By type. With one device that takes part they fit a session as far as a message that comes out of turn can."""
@@ -47,6 +49,7 @@ _SOURCE_HELD: dict[SourceState, set[type]] = {
     _S.SWITCHING: {a.StopOwner},
     _S.STOP_COPY: {a.SaveStopCopy},
     _S.LOADING: {a.Prepare},
+    _S.RELEASING: {a.Release},
     _S.COMMITTED: {a.StartOwner},
     _S.ASKING: {a.StartOwner, a.AskForOutcome},
 }
@@ -97,7 +100,7 @@ _DESTINATION_BEFORE: dict[DestinationState, Callable[[Pair], None]] = {_D.REFUSE
 
 def source_in(state: SourceState) -> Pair:
     """A session with one device that takes part, whose source has just come to `state`."""
-    pair = Pair.of(devices=[device("nic")], preflight=state is _S.PREFLIGHTED)
+    pair = Pair.of(devices=[device("nic")], preflight=state is _S.PREFLIGHTED, releases=state is _S.RELEASING)
     pair.held = set(_SOURCE_HELD.get(state, ()))
     _SOURCE_BEFORE.get(state, _nothing)(pair)
     return pair.run(lambda p: p.source.state is state)

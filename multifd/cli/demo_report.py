@@ -70,9 +70,7 @@ def _facts(report: Report) -> Table:
     table.add_column(style="bold")
     table.add_column()
     link = f"TCP loopback{f' ({report.congestion_control})' if report.congestion_control else ''}"
-    table.add_row(
-        "channels", f"{report.channels} over {link}, codec {report.codec}, TLS {'on' if report.tls else 'off'}"
-    )
+    table.add_row("channels", f"{report.channels} over {link}, codec {report.codec}, {report.security}")
     table.add_row("moved", f"{format_bytes(report.bytes_sent)} in {report.rounds} rounds and {report.transfer_s:.2f} s")
     table.add_row("throughput", f"{report.throughput_gbytes_per_s:.2f} GB/s (10^9 bytes of payload a second)")
     table.add_row("dirty tracking", printable(report.trackers.get(BLOCK, "none")))

@@ -25,5 +25,6 @@ def files_ending(done: str, files: Mapping[str, int], report: Report) -> Ending:
     lines = [f"{done} {printable(name)}, {format_bytes(size)}" for name, size in files.items()]
     several = "1 file" if len(files) == 1 else f"{len(files)} files"
     wire = f"{format_bytes(report.bytes_sent)} on the wire"
-    lines.append(f"{several}, {length} bytes; {wire} in {report.elapsed_s:.2f} s, {format_bytes(rate)}/s")
+    tls = f", {report.security}" if report.security not in ("", "plain") else ""
+    lines.append(f"{several}, {length} bytes; {wire} in {report.elapsed_s:.2f} s, {format_bytes(rate)}/s{tls}")
     return Ending(ExitCode.COMPLETED, data, "\n".join(lines))

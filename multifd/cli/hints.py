@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import errno
 
-from multifd.errors import Code, MigrationError, MultifdError, PeerError, TrackingError, TransportError
+from multifd.errors import (
+    Code,
+    CredentialsError,
+    MigrationError,
+    MultifdError,
+    PeerError,
+    TrackingError,
+    TransportError,
+)
 
 _BY_CODE = {
     Code.VERSION: "install versions of multifd that overlap on both sides",
@@ -15,6 +23,7 @@ _BY_CODE = {
 }
 _CONNECT = "check the address, and that the other side is running and reachable"
 _LOST = "the other side died or the link broke; start both again"
+_TLS = "check --tls-dir and the certificates on both sides"
 _LISTEN = {
     errno.EADDRINUSE: "take another address or port; port 0 takes a free one",
     errno.EADDRNOTAVAIL: "listen on an address of this host; 0.0.0.0 stands for all of them",
@@ -30,13 +39,15 @@ def hint_of(error: BaseException) -> str:
     origin = error.__cause__ if isinstance(error, MigrationError) else error
     if not isinstance(origin, MultifdError):
         return ""
-    if isinstance(origin, TrackingError):  # its own text says what to ask for instead
+    if isinstance(origin, TrackingError | CredentialsError):  # its own text says what to ask for instead
         return ""
     if origin.code is not Code.TRANSPORT:
         return _BY_CODE.get(origin.code, "")
+    behind = origin.__cause__
+    number = behind.errno if isinstance(behind, OSError) else None
+    if number == errno.EPROTO:  # of TLS, see `Tls.explained`
+        return _TLS
     if isinstance(origin, TransportError) and str(origin).startswith("can't listen on "):
-        behind = origin.__cause__
-        number = behind.errno if isinstance(behind, OSError) else None
         return _LISTEN.get(number or 0, _LISTEN_OTHERWISE)
     return _CONNECT if str(origin).startswith("can't connect to ") else _LOST
 

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 from pathlib import Path
 
-from multifd import Destination, DestinationOptions, Listener, listen
+from multifd import Destination, DestinationOptions, Listener, Tls, listen
 from multifd.cli.arguments import add_json, address
 from multifd.cli.display import FILES, Display, open_display
 from multifd.cli.ending import EXIT_CODES_HELP, Ending, UsageError
@@ -16,6 +16,7 @@ from multifd.cli.incoming import IncomingFiles
 from multifd.cli.names import TEMPORARY_PREFIX, TEMPORARY_SUFFIX, printable
 from multifd.cli.open_files import allow_many_files
 from multifd.cli.running import follow, run_command
+from multifd.cli.tls import add_tls_server, server_tls
 from multifd.cli.wording import Wording
 
 LINGER_NOTE_S = 1.0  # closing takes no time, unless a source has to be answered still
@@ -44,6 +45,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "--listen", type=address, required=True, metavar="ADDRESS", help="tcp://HOST:PORT or unix:///PATH"
     )
     parser.add_argument("--into", type=Path, required=True, metavar="DIR", help="an existing directory")
+    add_tls_server(parser)
     add_json(parser)
     parser.set_defaults(run=run)
 
@@ -52,10 +54,11 @@ def run(arguments: argparse.Namespace) -> Ending:
     """Receive files once."""
     if not arguments.into.is_dir():
         raise UsageError(f"{printable(str(arguments.into))} is not a directory; make it first")
+    tls = server_tls(arguments.tls_dir)
     allow_many_files()
     with IncomingFiles(arguments.into) as incoming:
         leftovers = unfinished(arguments.into)
-        return run_command(receive(arguments.listen, incoming, open_display(view=FILES), leftovers))
+        return run_command(receive(arguments.listen, incoming, open_display(view=FILES), leftovers, tls))
 
 
 def unfinished(directory: Path) -> int:
@@ -74,9 +77,11 @@ def leftovers_note(count: int, directory: Path) -> str:
     )
 
 
-async def receive(where: str, incoming: IncomingFiles, display: Display, leftovers: int = 0) -> Ending:
+async def receive(
+    where: str, incoming: IncomingFiles, display: Display, leftovers: int = 0, tls: Tls | None = None
+) -> Ending:
     """Listen, and take one session's files. `leftovers`: how many unfinished files lay there before."""
-    listener = await listen(where)
+    listener = await listen(where, tls)
     try:
         display.note(f"listening on {listener.address}")
         if leftovers:

@@ -12,6 +12,7 @@ from multifd.cli.files_report import files_ending
 from multifd.cli.open_files import allow_many_files
 from multifd.cli.outgoing import OutgoingFiles
 from multifd.cli.running import follow, run_command
+from multifd.cli.tls import add_tls_client, client_tls
 from multifd.cli.wording import Wording
 from multifd.limits import SECONDS_MAX
 
@@ -40,6 +41,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "--to", type=address, required=True, metavar="ADDRESS", help="where it waits: tcp://HOST:PORT or unix:///PATH"
     )
     add_transfer(parser)
+    add_tls_client(parser)
     parser.add_argument(
         "--bandwidth-limit",
         type=positive_size,
@@ -58,6 +60,7 @@ def run(arguments: argparse.Namespace) -> Ending:
         codec=arguments.codec,
         bandwidth_limit=arguments.bandwidth_limit,
         deadline_s=SECONDS_MAX,  # nobody writes to files: it converges, however slow the link is
+        tls=client_tls(arguments.tls_dir, arguments.tls_hostname, arguments.to),
     )
     with OutgoingFiles(arguments.files) as outgoing:
         return run_command(send(outgoing, arguments.to, options, open_display(view=FILES)))

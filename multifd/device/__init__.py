@@ -2,6 +2,6 @@
 
 from multifd.device.emulated import EmulatedDevice
 from multifd.device.emulated_options import EmulatedOptions, Step
-from multifd.device.interface import Device, DeviceState, Pending, Phase
+from multifd.device.interface import FLUSH, Device, DeviceState, Pending, Phase, Say
 
-__all__ = ["Device", "DeviceState", "EmulatedDevice", "EmulatedOptions", "Pending", "Phase", "Step"]
+__all__ = ["FLUSH", "Device", "DeviceState", "EmulatedDevice", "EmulatedOptions", "Pending", "Phase", "Say", "Step"]

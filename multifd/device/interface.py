@@ -14,10 +14,20 @@ from __future__ import annotations
 
 import abc
 import enum
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from typing import Final
 
 from multifd.slot import Buffer
+
+FLUSH: Final[Buffer] = memoryview(b"")
+"""What `save` may yield in place of a chunk: what it has yielded before is sent now, and does not wait for the next
+chunk. For a device that is about to wait for something.
+"""
+Say = Callable[[Buffer], Awaitable[None]]
+"""Sends a message, 1 to `DEVICE_MESSAGE_BYTES_MAX` bytes, to the device at the source. They arrive in their order.
+Waits while `DEVICE_MESSAGES_MAX` of them have not been heard there. To be called in the device's worker.
+"""
 
 
 class Phase(enum.IntEnum):
@@ -69,6 +79,8 @@ class Device(abc.ABC):
     explicit_switchover: bool = False
     """Whether it takes part in the decision to switch over (if the other end's device does too)."""
     expected_bytes: int | None = None
+    hears: bool = False
+    """At the source: whether its counterpart at the destination may send it messages."""
     stop_seconds: float | None = None
     """Time that it needs in the stop and that no size predicts, if it knows; else the engine learns what it can."""
 
@@ -89,8 +101,14 @@ class Device(abc.ABC):
     @abc.abstractmethod
     def save(self, phase: Phase) -> AsyncIterator[Buffer]:
         """The chunks of one pass of `phase`, each at most `CHUNK_BYTES_MAX`; return when all of it is out. A chunk is
-        the engine's once yielded.
+        the engine's once yielded. It is sent when the next one is there, or `FLUSH`, or the pass has ended.
         """
+
+    async def hear(self, data: bytes) -> None:
+        """A message of the device at the destination. One call at a time, also while the device is being saved; the
+        owner is asked for the right to run only when all messages so far were dealt with.
+        """
+        raise NotImplementedError(f"{self.name} hears no messages")
 
     # -- destination
 
@@ -101,6 +119,11 @@ class Device(abc.ABC):
         if token != self.token:
             return f"token {token!r} at the source, {self.token!r} here"
         return None
+
+    def open_messages(self, say: Say) -> None:  # noqa: B027
+        """The device at the source hears messages: `say` sends one, from now on until the source has given up the right
+        to run. Called once, before RESUMING.
+        """
 
     @abc.abstractmethod
     async def load(self, phase: Phase, data: memoryview) -> None:

@@ -27,9 +27,10 @@ class ChannelWorker(abc.ABC):
         """*loop*: begin."""
         self._thread.start()
 
-    def cancel(self) -> None:
-        """*loop*: end now, wherever it is."""
-        self._socket.shut()
+    def cancel(self, *, orderly: bool = False) -> None:
+        """*loop*: end now, wherever it is; `orderly`: it has nothing to do any more, and the peer may be told so."""
+        if not orderly:
+            self._socket.shut()
 
     def join(self) -> bool:
         """*pool*: wait until the worker has ended, and close the connection. False if it did not within

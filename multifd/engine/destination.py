@@ -10,14 +10,14 @@ from multifd import messages as m
 from multifd.device.interface import Device
 from multifd.engine.destination_run import DestinationRun
 from multifd.engine.listener import Listener
+from multifd.engine.main_stream import MainStream
 from multifd.engine.names import BUILT_IN, check_unique
-from multifd.engine.offer import Provider
+from multifd.engine.offer import DeviceProvider, Provider
 from multifd.engine.options import DestinationOptions
 from multifd.engine.owner import Owner
 from multifd.engine.progress import ProgressFeed
 from multifd.engine.reporting import destination_report, finish
 from multifd.engine.session_run import to_its_end
-from multifd.engine.transport import MainStream
 from multifd.memory import Block
 from multifd.slot import SlotKind
 from multifd.stats import Progress, Report
@@ -26,8 +26,8 @@ _log = logging.getLogger("multifd")
 
 
 class Destination:
-    """Receives one migration on a listener: into `blocks` (or what a provider makes for what is offered), `devices`,
-    and a user's own `kinds`.
+    """Receives one migration on a listener: into `blocks` and `devices` (each may be what a provider makes for what is
+    offered), and a user's own `kinds`.
 
     Preflights, refused offers (unless `end_if_refused`) and strangers do not count: it goes on waiting for a source
     whose state has begun to arrive.
@@ -38,18 +38,19 @@ class Destination:
         listener: Listener,
         *,
         blocks: Sequence[Block] | Provider = (),
-        devices: Sequence[Device] = (),
+        devices: Sequence[Device] | DeviceProvider = (),
         kinds: Sequence[SlotKind] = (),
         owner: Owner | None = None,
         options: DestinationOptions | None = None,
     ) -> None:
         if not callable(blocks):
             check_unique("block", [block.name for block in blocks])
-        check_unique("device", [device.name for device in devices])
+        if not callable(devices):
+            check_unique("device", [device.name for device in devices])
         check_unique("kind", [*BUILT_IN, *(kind.name for kind in kinds)])
         self._listener = listener
         self._blocks = blocks
-        self._devices = tuple(devices)
+        self._devices = devices if callable(devices) else tuple(devices)
         self._kinds = tuple(kinds)
         self._owner = owner or Owner()
         self._options = options or DestinationOptions()

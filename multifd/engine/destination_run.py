@@ -7,17 +7,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from multifd import limits
 from multifd import messages as m
 from multifd.device.interface import Device
+from multifd.engine.connection import Connection
 from multifd.engine.events import EventQueue
 from multifd.engine.listener import Listener
-from multifd.engine.loader import DeviceLoader, LoadEvent, LoadFailed, LoadProgress
-from multifd.engine.offer import Offer, Provider, decide
+from multifd.engine.loader import DeviceLoader, LoadEvent, LoadFailed, LoadProgress, MessageSaid
+from multifd.engine.main_stream import MainStream
+from multifd.engine.offer import DeviceProvider, Offer, Provider, decide
 from multifd.engine.options import DestinationOptions
 from multifd.engine.owner import Owner
 from multifd.engine.populator import Populator
@@ -25,12 +26,12 @@ from multifd.engine.progress import ProgressFeed
 from multifd.engine.receiver import ChannelReceiver, Mismatch, ReceiveEnded, ReceiveEvent
 from multifd.engine.session_run import SessionRun, as_ours, to_its_end
 from multifd.engine.starting import owners, start
-from multifd.engine.transport import DataSocket, MainStream, SocketOptions, tune
+from multifd.engine.transport import SocketOptions
 from multifd.errors import CalledOffError, Code, MultifdError, TransportError
 from multifd.kinds.chunk import ChunkKind
 from multifd.kinds.ram import RamKind, ZeroKind
 from multifd.memory import Block
-from multifd.messages import EXPLICIT_SWITCHOVER
+from multifd.messages import DEVICE_MESSAGES, EXPLICIT_SWITCHOVER
 from multifd.session import actions as a
 from multifd.session.destination import DestinationSession
 from multifd.session.handshake import fit_text
@@ -44,7 +45,8 @@ class DestinationRun(SessionRun):
     """One session of a destination. `claim` says whether this session may have the state (one may, at a time)."""
 
     def __init__(
-        self, listener: Listener, main: MainStream, *, blocks: Sequence[Block] | Provider, devices: Sequence[Device],
+        self, listener: Listener, main: MainStream, *, blocks: Sequence[Block] | Provider,
+        devices: Sequence[Device] | DeviceProvider,
         kinds: Sequence[SlotKind], owner: Owner, options: DestinationOptions, progress: ProgressFeed,
         claim: Callable[[DestinationRun], bool],
     ) -> None:  # fmt: skip
@@ -52,7 +54,7 @@ class DestinationRun(SessionRun):
         self.secret = secrets.token_bytes(16)
         self.decided = asyncio.Event()
         self.task = asyncio.current_task()
-        able = [EXPLICIT_SWITCHOVER] if options.explicit_switchover else []
+        able = [DEVICE_MESSAGES, *([EXPLICIT_SWITCHOVER] if options.explicit_switchover else [])]
         self.session = DestinationSession(
             DestinationPlan(secret=self.secret, features=(*able, *options.codecs), channels_max=options.channels_max)
         )
@@ -65,6 +67,7 @@ class DestinationRun(SessionRun):
         """The source offered what can't be taken here, and not just to ask."""
         self.populated: dict[str, str] = {}
         self._listener = listener
+        self.security = main.security
         self._main = main
         self._blocks = blocks
         self._devices = devices
@@ -189,14 +192,15 @@ class DestinationRun(SessionRun):
 
     # -- for the listener
 
-    def attach(self, channel: int, connection: socket.socket) -> bool:
+    def attach(self, channel: int, connection: Connection) -> bool:
         """A data channel of this session has come."""
         if not self.session.may_attach(channel):
             return False
-        tune(connection, SocketOptions(self.options.congestion_control, self.options.socket_buffer))
+        attached = connection.detach()
+        attached.tune(SocketOptions(self.options.congestion_control, self.options.socket_buffer))
         receiver = ChannelReceiver(
             channel,
-            DataSocket(connection),
+            attached,
             kinds=self._kinds,
             codecs=[name for name in self.session.features if name in self.options.codecs],
             events=self._events,
@@ -259,6 +263,8 @@ class DestinationRun(SessionRun):
                 self.session.handle_mismatch(event.channel, event.sequence, live=event.live, now=now)
             elif isinstance(event, LoadProgress):
                 progress[event.status.device, event.status.epoch] = event
+            elif isinstance(event, MessageSaid):
+                self.session.handle_said(event.device, event.data)
             elif isinstance(event, LoadFailed):
                 self.session.handle_failure(event.error, now)
             else:
@@ -332,8 +338,9 @@ class DestinationRun(SessionRun):
         self._act()
 
     def _accept(self, offer: Offer, kinds: Sequence[m.KindInfo]) -> None:
+        messages = DEVICE_MESSAGES in self.session.features
         self.loaders = [
-            DeviceLoader(n, device, credit=self.options.device_credit, events=self._events)
+            DeviceLoader(n, device, credit=self.options.device_credit, events=self._events, messages=messages)
             for n, device in enumerate(offer.devices, start=1)
         ]
         sinks = {loader.number: loader for loader in self.loaders}
@@ -350,6 +357,9 @@ class DestinationRun(SessionRun):
         await owners(self._owner.prepare(), "prepare")
         self.session.handle_prepared({"prepare": self.now - began}, self.now)
         self._act()
+
+    def _heard(self, action: a.Heard) -> None:
+        self.loaders[action.device - 1].handle_heard(action.count)
 
     def _start_owner(self, _action: a.StartOwner) -> None:
         self._starting = self._loop.create_task(self._started())
@@ -371,4 +381,5 @@ class DestinationRun(SessionRun):
         a.Decide: _decide,
         a.Prepare: _prepare,
         a.StartOwner: _start_owner,
+        a.Heard: _heard,
     }

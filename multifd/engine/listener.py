@@ -2,7 +2,8 @@
 listening.
 
 A connection that has not said what it is costs a place among `PENDING_CONNECTIONS_MAX` and a few hundred bytes, and
-both for `PREAMBLE_DEADLINE_S` at most; when there are too many the oldest goes.
+both for `PREAMBLE_DEADLINE_S` at most, with TLS `TLS_HANDSHAKE_DEADLINE_S` more; when there are too many the oldest
+goes.
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ from typing import Protocol
 
 from multifd import limits
 from multifd import messages as m
+from multifd.engine.connection import Connection
 from multifd.engine.inventory_room import InventoryRoom
-from multifd.engine.transport import Address, MainStream, listen_socket, tune
+from multifd.engine.main_stream import MainStream
+from multifd.engine.tls import Tls
+from multifd.engine.transport import Address, listen_socket
 from multifd.errors import Code, LocalProtocolError, MultifdError, RemoteProtocolError
 from multifd.session.outcomes import OutcomeBook
 from multifd.wire.preamble import DATA_PREAMBLE_BYTES, PREAMBLE_BYTES, DataPreamble, Role, parse_role
@@ -36,7 +40,7 @@ class Session(Protocol):
     task: asyncio.Task[None] | None
     """The one that serves it."""
 
-    def attach(self, channel: int, connection: socket.socket) -> bool:
+    def attach(self, channel: int, connection: Connection) -> bool:
         """Take a data channel over; False if it is not awaited."""
 
     def outcome_asked(self) -> None:
@@ -53,8 +57,9 @@ class Host(Protocol):
 class Listener:
     """A listening address. Keep it open for some time after a migration: it answers sources that missed its end."""
 
-    def __init__(self, listener: socket.socket, address: Address) -> None:
+    def __init__(self, listener: socket.socket, address: Address, tls: Tls | None = None) -> None:
         self._socket = listener
+        self._tls = tls
         self._address = address
         self._file = _identity(address.path) if address.path else None
         self._loop = asyncio.get_running_loop()
@@ -156,42 +161,30 @@ class Listener:
             self._pending[task] = None
             task.add_done_callback(lambda done: self._pending.pop(done, None))
 
-    async def _greet(self, connection: socket.socket) -> None:
+    async def _greet(self, accepted: socket.socket) -> None:
         """Find out what a connection is. Whatever is wrong with it, it is closed and that is all."""
-        stream: MainStream | None = None
+        connection: Connection | None = None
         taken = False
         try:
-            connection.setblocking(False)
-            tune(connection, None)
+            connection = await Connection.accept(accepted, self._tls)
             async with asyncio.timeout(limits.PREAMBLE_DEADLINE_S):
-                first = await self._receive(connection, PREAMBLE_BYTES)
+                first = await connection.read_exactly(PREAMBLE_BYTES)
                 if parse_role(first) is Role.DATA:
-                    rest = await self._receive(connection, DATA_PREAMBLE_BYTES - PREAMBLE_BYTES)
+                    rest = await connection.read_exactly(DATA_PREAMBLE_BYTES - PREAMBLE_BYTES)
                     self._attach(DataPreamble.parse(first + rest), connection)
                     taken = True
                     return
-                stream = await MainStream.over(connection)
+                stream = MainStream(connection)
                 message = await stream.receive()
             self._serve(stream, message)
             taken = True
-        except (MultifdError, OSError, EOFError, TimeoutError) as error:
-            _log.info("a connection was dropped: %s", error or type(error).__name__)
+        except (MultifdError, OSError) as error:
+            _log.info("a connection was dropped: %s", str(error) or type(error).__name__)
         finally:  # the task may also have been cancelled: too many connections, or the listener closes
-            if not taken and stream is not None:
-                stream.abort()
-            elif not taken:
-                connection.close()
+            if not taken and connection is not None:
+                connection.abort()
 
-    async def _receive(self, connection: socket.socket, length: int) -> bytes:
-        data = b""
-        while len(data) < length:
-            more = await self._loop.sock_recv(connection, length - len(data))
-            if not more:
-                raise EOFError("it ended inside its preamble")
-            data += more
-        return data
-
-    def _attach(self, preamble: DataPreamble, connection: socket.socket) -> None:
+    def _attach(self, preamble: DataPreamble, connection: Connection) -> None:
         session = self._sessions.get(preamble.session)
         known = session is not None and hmac.compare_digest(session.secret, preamble.secret)
         if session is None or not known or not session.attach(preamble.channel, connection):
@@ -253,9 +246,11 @@ def _identity(path: str) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-async def listen(address: str) -> Listener:
-    """Listen on `tcp://HOST:PORT` (port 0: any) or `unix:///PATH`. Raises `TransportError`, or `ValueError` for a bad
-    address.
+async def listen(address: str, tls: Tls | None = None) -> Listener:
+    """Listen on `tcp://HOST:PORT` (port 0: any) or `unix:///PATH`; with `tls` (loaded with `server=True`) only for
+    those who show a certificate. Raises `TransportError`, or `ValueError` for a bad address or a client's `tls`.
     """
+    if tls is not None and not tls.server:
+        raise ValueError("tls is a client's; to listen it has to be loaded with server=True")
     listener, real = listen_socket(Address.parse(address))
-    return Listener(listener, real)
+    return Listener(listener, real, tls)

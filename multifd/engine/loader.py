@@ -19,6 +19,7 @@ from multifd.engine.mailbox import Mailbox
 from multifd.errors import DeviceError, MultifdError, RemoteProtocolError
 from multifd.kinds.chunk import Chunk
 from multifd.messages import DeviceStatus
+from multifd.slot import Buffer
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,17 +40,29 @@ class LoadFailed:
     error: MultifdError
 
 
-LoadEvent = LoadProgress | LoadFailed
+@dataclass(frozen=True, slots=True)
+class MessageSaid:
+    """A device says something to its counterpart at the source."""
+
+    device: int
+    data: bytes
+
+
+LoadEvent = LoadProgress | LoadFailed | MessageSaid
 
 
 class DeviceLoader:
     """One device of a destination; a `ChunkSink` for the channels' workers."""
 
-    def __init__(self, number: int, device: Device, *, credit: int, events: EventQueue[Any]) -> None:
+    def __init__(
+        self, number: int, device: Device, *, credit: int, events: EventQueue[Any], messages: bool = False
+    ) -> None:
+        """`messages`: the device may say something to its counterpart."""
         # set once
         self.number = number
         self.device = device
         self._window = credit
+        self._has_messages = messages
         self._events = events
         self._worker = DeviceWorker(device.name)
         self._arrived = asyncio.Event()
@@ -76,11 +89,18 @@ class DeviceLoader:
         self._ready = False
         self._complete = False
         self._freed = 0
+        self._said = 0
+        self._heard = 0
+        self._was_heard = asyncio.Event()
 
     def start(self) -> None:
         """*loop*: begin to load."""
         self._worker.start()
         self._worker.call(lambda: asyncio.get_running_loop().create_task(self._run()))
+
+    def handle_heard(self, count: int) -> None:
+        """*loop*: so many of the device's messages were dealt with at the source, in all."""
+        self._worker.call(lambda: self._set_heard(count))
 
     async def run_device(self) -> None:
         """*loop*: the owner is about to start here. Raises `DeviceError`."""
@@ -125,6 +145,8 @@ class DeviceLoader:
 
     async def _run(self) -> None:
         try:
+            if self._has_messages:
+                self.device.open_messages(self._say)
             await self.device.set_state(DeviceState.RESUMING)
             while not self._complete:
                 for chunk in await self._in_order():
@@ -209,6 +231,21 @@ class DeviceLoader:
         if rearm:
             self._ready = False
         self.epoch, self._phase = epoch, phase
+
+    async def _say(self, data: Buffer) -> None:
+        said = bytes(data)
+        if not 1 <= len(said) <= limits.DEVICE_MESSAGE_BYTES_MAX:
+            most = limits.DEVICE_MESSAGE_BYTES_MAX
+            raise DeviceError(self.device.name, f"says {len(said)} bytes; 1 to {most} are possible")
+        while self._said - self._heard >= limits.DEVICE_MESSAGES_MAX:
+            self._was_heard.clear()
+            await self._was_heard.wait()
+        self._said += 1
+        self._events.post(MessageSaid(self.number, said))
+
+    def _set_heard(self, count: int) -> None:
+        self._heard = count
+        self._was_heard.set()
 
     def _tell(self, doing: str) -> None:
         self.doing = doing

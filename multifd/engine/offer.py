@@ -12,7 +12,7 @@ from multifd import limits
 from multifd import messages as m
 from multifd.device.interface import Device
 from multifd.engine.names import BUILT_IN
-from multifd.errors import Code, StorageError
+from multifd.errors import Code, MultifdError, StorageError
 from multifd.memory import Block
 from multifd.session.actions import Decide
 from multifd.session.handshake import DeviceOffer, decide_devices
@@ -21,6 +21,11 @@ from multifd.slot import SlotKind
 Provider = Callable[[m.BlockInfo], Block]
 """Makes a block for what the source offers, or raises `StorageError` with the reason to refuse it. Its blocks are
 closed at the session's end; if that comes while it is being asked, it is asked for no more.
+"""
+
+DeviceProvider = Callable[[Sequence[m.DeviceInfo]], Sequence[Device]]
+"""Makes the devices for what a source offers, anew for each offer; those that it does not make are refused. What it
+raises refuses the offer.
 """
 
 
@@ -72,7 +77,7 @@ def decide(
     action: Decide,
     *,
     blocks: Sequence[Block] | Provider,
-    devices: Sequence[Device],
+    devices: Sequence[Device] | DeviceProvider,
     kinds: Sequence[SlotKind],
 ) -> None:
     """*pool*: hold what is offered against what is here, and fill `offer`: the caller's, so that it can release it at
@@ -82,7 +87,7 @@ def decide(
         _provide(offer, action.blocks, blocks)
     else:
         _match_blocks(offer, action.blocks, blocks)
-    _match_devices(offer, action.devices, devices)
+    _match_devices(offer, action.devices, _made(offer, action, devices) if callable(devices) else devices)
     known = {*BUILT_IN, *(kind.name for kind in kinds)}
     for kind in action.kinds:
         if kind.name not in known:
@@ -115,6 +120,14 @@ def _match_blocks(offer: Offer, infos: Sequence[m.BlockInfo], blocks: Sequence[B
             offer.blocks.append(block)
     for name in here:
         offer.refuse(m.What.BLOCK, name, "is here and the source has none: it would stay empty")
+
+
+def _made(offer: Offer, action: Decide, provider: DeviceProvider) -> Sequence[Device]:
+    try:
+        return provider(action.devices)
+    except Exception as error:  # also of a provider that is at fault itself
+        offer.refuse(m.What.DEVICE, "", str(error) if isinstance(error, MultifdError) else repr(error), Code.DEVICE)
+        return ()
 
 
 def _match_devices(offer: Offer, infos: Sequence[m.DeviceInfo], devices: Sequence[Device]) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from multifd import limits
 from multifd.codec import CODECS, NONE
+from multifd.engine.tls import Tls
 
 DEVICE_CREDIT_BYTES_MIN = limits.CHUNK_BYTES_MAX + limits.CHUNK_COST_BYTES
 
@@ -53,6 +54,8 @@ class SourceOptions:
     """TCP congestion control of the data channels, e.g. `cubic`; None is the system's."""
     socket_buffer: int | None = None
     """SO_SNDBUF and SO_RCVBUF of the data channels; None lets the kernel tune."""
+    tls: Tls | None = None
+    """`Tls.load(DIR, server=False)`: all connections under TLS; None is plain."""
 
     def __post_init__(self) -> None:
         """Raise `ValueError` for a value that can't be."""
@@ -61,6 +64,8 @@ class SourceOptions:
         _check_range("slot_bytes", self.slot_bytes, limits.SLOT_BYTES_MIN, limits.SLOT_BYTES_MAX)
         _check_range("downtime_limit_s", self.downtime_limit_s, 0, limits.SECONDS_MAX)
         _check_range("deadline_s", self.deadline_s, 0, limits.SECONDS_MAX)
+        if self.tls is not None and self.tls.server:
+            raise ValueError("tls is a server's; a source connects, so that it needs one loaded with server=False")
         _check_positive("bandwidth_limit", self.bandwidth_limit)
         _check_positive("socket_buffer", self.socket_buffer)
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 
 from multifd import limits
-from multifd.engine.transport import Address, MainStream
+from multifd.engine.main_stream import MainStream
+from multifd.engine.tls import Tls
+from multifd.engine.transport import Address
 from multifd.errors import MultifdError, RemoteProtocolError
 from multifd.messages import AskOutcome, OutcomeIs
 from multifd.wire.preamble import MAIN_PREAMBLE
 
 
-async def ask_outcome(address: Address, question: AskOutcome) -> OutcomeIs | str:
+async def ask_outcome(address: Address, question: AskOutcome, tls: Tls | None = None) -> OutcomeIs | str:
     """The destination's answer, or why there is none: after `OUTCOME_TRIES` tries, each on a connection of its own, or
     one that was connected and had no answer within `OUTCOME_ANSWER_DEADLINE_S`.
     """
@@ -21,7 +23,7 @@ async def ask_outcome(address: Address, question: AskOutcome) -> OutcomeIs | str
             await asyncio.sleep(limits.OUTCOME_PAUSE_S)
         try:
             async with asyncio.timeout(limits.OUTCOME_DEADLINE_S):
-                stream = await MainStream.open(address, MAIN_PREAMBLE)
+                stream = await MainStream.open(address, MAIN_PREAMBLE, tls)
         except TimeoutError:
             cause = f"no connection to {address} within {limits.OUTCOME_DEADLINE_S:g} s"
             continue

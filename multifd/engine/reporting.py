@@ -66,6 +66,7 @@ def source_report(run: SourceRun, blocks: Sequence[Block], options: SourceOption
         switchover_returns=session.returns,
         trackers={block.name: block.tracker.mode for block in blocks},
         codec=options.codec,
+        security=run.security,
         congestion_control=run.congestion_control,
     )
     for saver, verdict in zip(run.savers, verdicts, strict=False):
@@ -105,6 +106,7 @@ def destination_report(run: DestinationRun) -> Report:
         corrupt_resends=session.corrupt,
         codec=next((name for name in session.features if name in run.options.codecs), "none"),
         explicit_switchover=run.explicit,
+        security=run.security,
         congestion_control=run.receivers[0].congestion_control if run.receivers else "",
     )
     for loader in run.loaders:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
 from multifd import limits
-from multifd.device.interface import Device, DeviceState, Pending, Phase
+from multifd.device.interface import FLUSH, Device, DeviceState, Pending, Phase
 from multifd.engine.device_worker import DeviceWorker
 from multifd.engine.events import EventQueue
 from multifd.errors import DeviceError, MultifdError
@@ -41,7 +42,14 @@ class SaveFailed:
     error: MultifdError
 
 
-SaveEvent = ChunkSaved | Rearmed | SaveFailed
+@dataclass(frozen=True, slots=True)
+class MessageHeard:
+    """A device has dealt with one more message of its counterpart."""
+
+    device: int
+
+
+SaveEvent = ChunkSaved | Rearmed | SaveFailed | MessageHeard
 
 
 class DeviceSaver:
@@ -74,6 +82,8 @@ class DeviceSaver:
         self._changed = asyncio.Event()
         self._precopy_task: asyncio.Task[None] | None = None
         self._stop_copy_task: asyncio.Task[None] | None = None
+        self._hearing: asyncio.Task[None] | None = None
+        self._messages: deque[bytes] = deque()
 
     def start(self) -> None:
         """Begin the worker."""
@@ -103,6 +113,14 @@ class DeviceSaver:
     async def save_stop_copy(self) -> None:
         """Save the stop-copy phase; the device is stopped after it. Raises `DeviceError`."""
         await self._worker.submit(self._guarded(self._stop_copy()))
+
+    def deliver(self, data: bytes) -> None:
+        """A message of the device's counterpart."""
+        self._worker.call(lambda: self._take_message(data))
+
+    async def heard_all(self) -> None:
+        """Wait until the device has dealt with all that was delivered so far."""
+        await self._worker.submit(self._heard_all())
 
     @property
     def started(self) -> bool:
@@ -143,7 +161,7 @@ class DeviceSaver:
             await self._precopy_task
 
     async def _resume(self) -> None:
-        for task in (self._precopy_task, self._stop_copy_task):
+        for task in (self._precopy_task, self._stop_copy_task, self._hearing):
             if task is not None:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
@@ -197,7 +215,7 @@ class DeviceSaver:
         async for data in self.device.save(phase):
             if held is not None:
                 await self._emit(held, phase, last=False)
-            held = data
+            held = None if data is FLUSH else data
         await self._emit(b"" if held is None else held, phase, last=True)
 
     async def _emit(self, data: Buffer, phase: Phase, *, last: bool) -> None:
@@ -214,6 +232,20 @@ class DeviceSaver:
         self.chunks += 1
         self.bytes += length
         self._events.post(ChunkSaved(self.number, chunk_slot(self.number, meta, data)))
+
+    def _take_message(self, data: bytes) -> None:
+        self._messages.append(data)
+        if self._hearing is None or self._hearing.done():
+            self._hearing = asyncio.get_running_loop().create_task(self._reported(self._hear))
+
+    async def _hear(self) -> None:
+        while self._messages:
+            await self.device.hear(self._messages.popleft())
+            self._events.post(MessageHeard(self.number))
+
+    async def _heard_all(self) -> None:
+        if self._hearing is not None:
+            await self._hearing
 
     async def _set_state(self, state: DeviceState) -> None:
         self._moved = True

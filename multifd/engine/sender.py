@@ -144,11 +144,11 @@ class ChannelSender(ChannelWorker):
         self.queued += 1
         self._jobs.put_now(job)
 
-    def cancel(self) -> None:
+    def cancel(self, *, orderly: bool = False) -> None:
         """*loop*: end now, wherever it is."""
         self._jobs.close(drop=True)
         self.ledger.close()
-        super().cancel()
+        super().cancel(orderly=orderly)
 
     # -- worker
 

@@ -18,7 +18,7 @@ from multifd.errors import LocalProtocolError
 from multifd.kinds.chunk import NAME as CHUNK
 from multifd.kinds.ram import RamFeed
 from multifd.memory import Block
-from multifd.messages import EXPLICIT_SWITCHOVER
+from multifd.messages import DEVICE_MESSAGES, EXPLICIT_SWITCHOVER
 from multifd.session.plans import SourcePlan
 from multifd.session.states import SourceState
 from multifd.slot import Feed
@@ -120,6 +120,8 @@ class Source:
     def _make_run(self, feeds: Sequence[Feed], *, preflight: bool) -> SourceRun:
         options = self._options
         features = [EXPLICIT_SWITCHOVER] if options.explicit_switchover else []
+        if any(device.hears for device in self._devices):
+            features.append(DEVICE_MESSAGES)
         if options.codec != "none":
             features.append(options.codec)
         names = [*(["ram", "zero"] if self._blocks else []), *([CHUNK] if self._devices else [])]
@@ -147,6 +149,8 @@ class Source:
             switch_at_deadline=options.give_up is GiveUp.SWITCH,
             return_on_rearm=options.on_rearm is OnRearm.RETURN,
             auto_converge=options.auto_converge,
+            # else there is nothing to wait for
+            releases=DEVICE_MESSAGES in features or type(self._owner).release is not Owner.release,
         )
         return SourceRun(
             self._address,

@@ -18,16 +18,19 @@ from multifd.device.interface import Device
 from multifd.engine.dispatch import Dispatcher
 from multifd.engine.downtime import DowntimeClock
 from multifd.engine.events import EventQueue
+from multifd.engine.main_stream import MainStream
+from multifd.engine.opening import open_channels
 from multifd.engine.options import SourceOptions
 from multifd.engine.outcome import ask_outcome
 from multifd.engine.owner import Owner
 from multifd.engine.progress import ProgressFeed
-from multifd.engine.saver import ChunkSaved, DeviceSaver, Rearmed, SaveEvent, SaveFailed
-from multifd.engine.sender import ChannelSender, JobDone, SendEvent, SendFailed
+from multifd.engine.saver import ChunkSaved, DeviceSaver, MessageHeard, Rearmed, SaveEvent, SaveFailed
+from multifd.engine.sender import JobDone, SendEvent, SendFailed
 from multifd.engine.session_run import SessionRun, as_ours, to_its_end, wait_out
+from multifd.engine.starting import owners
 from multifd.engine.survey import Surveyor
 from multifd.engine.switch import Switch
-from multifd.engine.transport import Address, DataSocket, MainStream, SocketOptions, connect, translated
+from multifd.engine.transport import Address
 from multifd.errors import DeadlineError, MultifdError, OwnerError, RemoteProtocolError, TransportError
 from multifd.kinds.chunk import NAME as CHUNK
 from multifd.session import actions as a
@@ -37,7 +40,7 @@ from multifd.session.source import SourceSession
 from multifd.session.states import SourceState
 from multifd.slot import Feed, Slot
 from multifd.stats import Progress
-from multifd.wire.preamble import MAIN_PREAMBLE, DataPreamble
+from multifd.wire.preamble import MAIN_PREAMBLE
 
 _RUNS_ON = frozenset({SourceState.FAILED, SourceState.CANCELLED, SourceState.REFUSED, SourceState.PREFLIGHTED})
 
@@ -60,7 +63,7 @@ class SourceRun(SessionRun):
         self.downtime = DowntimeClock()
         self.began = self.transfer_began = self.transfer_ended = 0.0
         self.mismatches = 0
-        self.congestion_control = ""
+        self.congestion_control = self.security = ""
         self._address = address
         self._feeds = {feed.name: feed for feed in feeds}
         self._flow_of_kind = {kind: feed.name for feed in feeds for kind in feed.kinds}
@@ -70,6 +73,7 @@ class SourceRun(SessionRun):
         self._main: MainStream | None = None
         self._pools = {name: ThreadPoolExecutor(1, thread_name_prefix=f"multifd-pool-{name}") for name in self._feeds}
         """One thread a feed: its calls never overlap, not even with one that nobody waits for any more."""
+        self._owner = owner
         self._switch = Switch(owner, self.savers, self.downtime)
         self.surveyor = Surveyor(self.session, self._feeds, self._pools, self.savers, options)
         self._owner_task: asyncio.Task[None] | None = None
@@ -137,8 +141,9 @@ class SourceRun(SessionRun):
 
     async def _connect(self) -> None:
         try:
-            self._main = await MainStream.open(self._address, MAIN_PREAMBLE)
-        except TransportError as error:
+            self._main = await MainStream.open(self._address, MAIN_PREAMBLE, self._options.tls)
+            self.security = self._main.security
+        except MultifdError as error:
             self.session.handle_failure(error, self.now)
             self._act()
             return
@@ -156,7 +161,7 @@ class SourceRun(SessionRun):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         for sender in self.dispatcher.senders:
-            sender.cancel()
+            sender.cancel(orderly=self.session.state is SourceState.COMPLETED)
         self._events.close()
         await self._join({f"data channel {sender.number}": sender.join for sender in self.dispatcher.senders})
         if self.session.state is not SourceState.IN_DOUBT:
@@ -194,7 +199,7 @@ class SourceRun(SessionRun):
         try:
             async for message in main.messages():
                 self._handle_message(message)
-            raise TransportError("the destination closed the main connection")
+            raise TransportError(f"the destination closed the main connection{main.why_ended}")
         except MultifdError as error:
             self.fail(error)
 
@@ -241,6 +246,8 @@ class SourceRun(SessionRun):
                 self.dispatcher.put(device_flow(event.device), iter((event.slot,)), now)
             elif isinstance(event, Rearmed):
                 self.session.handle_rearm(event.device, now)
+            elif isinstance(event, MessageHeard):
+                self.session.handle_heard(event.device)
             elif isinstance(event, SaveFailed):
                 self.session.handle_failure(event.error, now)
             else:
@@ -318,29 +325,11 @@ class SourceRun(SessionRun):
         for saver in self.savers:
             self.dispatcher.add_flow(device_flow(saver.number), 1, lambda work: iter((cast(Slot, work),)))
             saver.start()
-        options = SocketOptions(self._options.congestion_control, self._options.socket_buffer)
         kinds = {kind.name: number for number, kind in enumerate(self.session.plan.kinds, start=1)}
-
-        async def one(number: int) -> None:
-            connection = await connect(self._address, options)
-            try:
-                with translated(f"data channel {number} could not be opened"):
-                    preamble = DataPreamble(action.session, action.secret, number).serialize()
-                    await self._loop.sock_sendall(connection, preamble)
-                sender = ChannelSender(
-                    number, DataSocket(connection), kinds=kinds, codec=self._options.codec, events=self._events
-                )
-            except BaseException:
-                connection.close()
-                raise
-            self.dispatcher.senders.append(sender)  # at once, so that it is closed whatever becomes of the others
-
-        try:
-            async with asyncio.TaskGroup() as opening:  # which ends the others if one fails
-                for number in range(1, action.count + 1):
-                    opening.create_task(one(number))
-        except ExceptionGroup as failed:
-            raise failed.exceptions[0] from None
+        await open_channels(
+            self._address, action, options=self._options, kinds=kinds, events=self._events,
+            opened=self.dispatcher.senders.append,
+        )  # fmt: skip
         self.dispatcher.senders.sort(key=lambda sender: sender.number)
         self.congestion_control = self.dispatcher.senders[0].congestion_control
         for sender in self.dispatcher.senders:
@@ -461,11 +450,27 @@ class SourceRun(SessionRun):
         elif self.session.handle_corrupt(flow, self.now):
             self.dispatcher.again(flow, slot, self.now)
 
+    def _deliver(self, action: a.Deliver) -> None:
+        self.savers[action.device - 1].deliver(action.data)
+
+    def _release_owner(self, _action: a.Release) -> None:
+        self._owner_task = self._loop.create_task(self._guard(self._released(self._owner_task)))
+
+    async def _released(self, before: asyncio.Task[None] | None) -> None:
+        if before is not None:
+            await wait_out(before)
+        for saver in self.savers:
+            await saver.heard_all()
+        await owners(self._owner.release(), "give up the right to run")
+        self.session.handle_released(self.now)
+        self._act()
+
     def _ask_outcome(self, _action: a.AskForOutcome) -> None:
         self._asking = self._loop.create_task(self._asked())
 
     async def _asked(self) -> None:
-        answer = await ask_outcome(self._address, m.AskOutcome(self.session.plan.session, self.session.secret))
+        question = m.AskOutcome(self.session.plan.session, self.session.secret)
+        answer = await ask_outcome(self._address, question, self._options.tls)
         if isinstance(answer, str):
             self.session.handle_no_answer(answer, self.now)
         else:
@@ -487,5 +492,7 @@ class SourceRun(SessionRun):
         a.StartOwner: _start_owner,
         a.SaveStopCopy: _save_stop_copy,
         a.ResendSlot: _resend,
+        a.Deliver: _deliver,
+        a.Release: _release_owner,
         a.AskForOutcome: _ask_outcome,
     }

@@ -1,6 +1,7 @@
 """Sockets: addresses, connecting, listening, and whole reads and writes. The only place that knows socket options.
 
-TLS will be one more way to make a connection here: everything above uses `DataSocket` and `MainStream` only.
+What a connection begins with is `Connection`'s (on the loop, and TLS's handshake); what follows on a data channel is
+`DataSocket`'s.
 """
 
 from __future__ import annotations
@@ -10,18 +11,15 @@ import contextlib
 import errno
 import os
 import socket
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from multifd import limits
 from multifd.errors import TransportError
-from multifd.messages import Message
 from multifd.slot import Buffer
-from multifd.wire.control import ControlReader, serialize
 
-_READ_BYTES = 64 * limits.KIB
 _BACKLOG = 256
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 10), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 4))
 """A host that vanished is noticed after 30 s, as long as STALL_DEADLINE_S."""
@@ -29,7 +27,9 @@ _KEEPALIVE = ((socket.TCP_KEEPIDLE, 10), (socket.TCP_KEEPINTVL, 5), (socket.TCP_
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """`tcp://HOST:PORT` (IPv6 in brackets) or `unix:///PATH`."""
+    """`tcp://HOST:PORT` (IPv6 in brackets) or `unix:///PATH`; read in QEMU's forms too, `tcp:HOST:PORT` and
+    `unix:PATH`.
+    """
 
     host: str = ""
     port: int = 0
@@ -38,8 +38,12 @@ class Address:
     @classmethod
     def parse(cls, text: str) -> Address:
         """Raise `ValueError` with what was expected."""
+        scheme, _, rest = text.partition(":")
+        if scheme == "unix" and rest and not rest.startswith("//"):
+            return cls(path=str(Path(rest).absolute()))  # so that what is written can be read again, anywhere
+        usual = f"tcp://{rest}" if scheme == "tcp" and not rest.startswith("//") else text
         with contextlib.suppress(ValueError):  # its own words say nothing of what is expected here
-            parts = urlsplit(text)
+            parts = urlsplit(usual)
             if parts.scheme == "unix" and not parts.netloc and parts.path:
                 return cls(path=parts.path)
             if parts.scheme == "tcp" and parts.hostname and parts.path in ("", "/") and parts.port is not None:
@@ -170,11 +174,17 @@ class DataSocket:
     def __init__(self, connection: socket.socket) -> None:
         connection.setblocking(True)
         self._socket = connection
+        self.security = "plain"
+        """Or TLS's version and cipher."""
 
     @property
     def congestion_control(self) -> str:
         """What is really in use."""
         return congestion_control(self._socket)
+
+    def tune(self, options: SocketOptions) -> None:
+        """*loop*: set options that are only known now. Raises `OSError`."""
+        tune(self._socket, options)
 
     def send(self, buffers: Sequence[Buffer]) -> None:
         """*worker*: send all of it. Raises `OSError`."""
@@ -226,78 +236,3 @@ def _rest(buffers: Sequence[Buffer], done: int) -> list[Buffer]:
         rest.append(memoryview(each)[done:] if done else each)
         done = 0
     return rest
-
-
-class MainStream:
-    """Main: control frames over an asyncio stream."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-        self._parser = ControlReader(limits.FIRST_FRAME_BYTES_MAX)
-        self._ready: list[Message] = []
-
-    @classmethod
-    async def over(cls, connection: socket.socket) -> MainStream:
-        """Take over a connected socket."""
-        reader, writer = await asyncio.open_connection(sock=connection)
-        return cls(reader, writer)
-
-    @classmethod
-    async def open(cls, address: Address, preamble: bytes) -> MainStream:
-        """Connect and write the preamble. Raises `TransportError`."""
-        stream = await cls.over(await connect(address))
-        stream._writer.write(preamble)
-        return stream
-
-    def send(self, message: Message) -> None:
-        """Write one message, without waiting. Raises `TransportError` if the connection is lost, or the peer reads so
-        little that it piles up.
-        """
-        if self._writer.transport.is_closing():  # uvloop's transports raise RuntimeError from here on
-            raise TransportError("the main connection was lost")
-        if self._writer.transport.get_write_buffer_size() > limits.MAIN_BACKLOG_BYTES_MAX:
-            raise TransportError("the peer does not read its main connection")
-        self._writer.write(serialize(message))
-
-    async def send_when_read(self, message: Message) -> None:
-        """Write one message when most of what was written before has left: for what does not fit the backlog at once,
-        however slow the link is. Raises `TransportError`.
-        """
-        with translated("the main connection was lost"):
-            await self._writer.drain()
-        self.send(message)
-
-    async def receive(self) -> Message | None:
-        """The next message, or None at the end of the connection. Raises `TransportError`, `RemoteProtocolError`."""
-        while not self._ready:
-            with translated("the main connection was lost"):
-                data = await self._reader.read(_READ_BYTES)
-            if not data:
-                return None
-            self._ready = self._parser.feed(data)
-        return self._ready.pop(0)
-
-    async def messages(self) -> AsyncIterator[Message]:
-        """All messages until the end of the connection."""
-        while (message := await self.receive()) is not None:
-            yield message
-
-    async def close(self) -> None:
-        """Flush, say that nothing follows, and wait for the peer to do so, within `LAST_WORDS_S`: closing over unread
-        bytes would reset the
-        connection, and the peer might never read what was written last.
-        """
-        try:
-            with contextlib.suppress(OSError, TimeoutError):
-                async with asyncio.timeout(limits.LAST_WORDS_S):
-                    if not self._writer.transport.is_closing() and self._writer.can_write_eof():
-                        self._writer.write_eof()
-                    while await self._reader.read(_READ_BYTES):
-                        pass
-        finally:  # also when whoever closes is cancelled
-            self.abort()
-
-    def abort(self) -> None:
-        """Close now."""
-        self._writer.transport.abort()

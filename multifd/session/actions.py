@@ -100,6 +100,19 @@ class GrantCredit:
 
 
 @dataclass(frozen=True, slots=True)
+class Release:
+    """The destination has everything: have the owner give up the right to run; then call `handle_released`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deliver:
+    """Hand this to a device, whose counterpart has said it; when it has dealt with it call `handle_heard`."""
+
+    device: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class AskForOutcome:
     """Ask OUTCOME on new connections; then call `handle_outcome` or `handle_no_answer`."""
 
@@ -122,8 +135,16 @@ class Prepare:
     """Everything has arrived and is good: have the owner make it last; then call `handle_prepared`."""
 
 
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """The source's device has dealt with so many of its counterpart's messages, in all."""
+
+    device: int
+    count: int
+
+
 SourceAction = (
     Send | Finished | OpenChannels | BeginRound | SaveInitial | Survey | Throttle | StopOwner | StartOwner |
-    SaveStopCopy | ResendSlot | GrantCredit | AskForOutcome
+    SaveStopCopy | ResendSlot | GrantCredit | Release | Deliver | AskForOutcome
 )  # fmt: skip
-DestinationAction = Send | Finished | Decide | Prepare | StartOwner
+DestinationAction = Send | Finished | Decide | Prepare | StartOwner | Heard

@@ -12,8 +12,14 @@ from multifd import messages as m
 from multifd.errors import Code, CorruptError, DeadlineError, MultifdError, PeerError, RefusedError, RemoteProtocolError
 from multifd.session import actions as a
 from multifd.session import handshake
+from multifd.session.device_messages import MessageCounts
 from multifd.session.plans import DestinationPlan
-from multifd.session.states import DestinationState, check_destination_message, check_destination_move
+from multifd.session.states import (
+    DESTINATION_MESSAGES,
+    DestinationState,
+    check_destination_message,
+    check_destination_move,
+)
 from multifd.session.switchover import ReadyTracker
 from multifd.session.sync import DestinationBarrier
 
@@ -36,6 +42,7 @@ _WAITS: dict[DestinationState, tuple[float, str]] = {
     DestinationState.LOADED: (limits.COMMIT_DEADLINE_S, "the source's COMMIT"),
 }
 _CAN_ABORT = frozenset(_WAITS)
+_HEARD = DESTINATION_MESSAGES[m.DeviceHeard]
 _FINAL = frozenset(
     {DestinationState.STARTED, DestinationState.REFUSED, DestinationState.PREFLIGHTED, DestinationState.ABORTED}
 )
@@ -66,6 +73,7 @@ class DestinationSession:
     _report_at: float | None = None
     _loads: dict[int, _Load] = field(default_factory=dict)
     _resends: int = 0
+    _messages: MessageCounts = field(default_factory=lambda: MessageCounts((), 0))
     _end: m.End | None = None
     _preparing: bool = False
     _deadline: tuple[float, str, float] | None = None
@@ -118,6 +126,7 @@ class DestinationSession:
             self.participants = frozenset(n for n, each in enumerate(devices, start=1) if each.takes_part)
             self.readiness = ReadyTracker(self.participants)
             self._loads = {number: _Load() for number in range(1, len(devices) + 1)}
+            self._messages = MessageCounts(self.features, len(devices))
             self._settled = [0] * self.channels
             self._barrier = DestinationBarrier(self.channels, None)
             self._move(DestinationState.ATTACH, now)
@@ -180,6 +189,14 @@ class DestinationSession:
         if ready is not None:
             self._send(m.SwitchoverReady(ready))
         self._check_loaded(now)
+
+    def handle_said(self, device: int, data: bytes) -> None:
+        """A device says something to its counterpart. Raises `LocalProtocolError` without the feature, or if too much
+        of it is unheard. From COMMIT on nobody listens.
+        """
+        self._messages.say(device)
+        if self.state in _HEARD:
+            self._send(m.DeviceMessage(device, data))
 
     def handle_prepared(self, parts: Mapping[str, float], now: float) -> None:
         """The owner's state is safe: LOADED."""
@@ -279,6 +296,10 @@ class DestinationSession:
             self._move(DestinationState.LOADING, now)
         self._check_loaded(now)
 
+    def _on_heard(self, heard: m.DeviceHeard, _now: float) -> None:
+        self._messages.handle_heard(heard.device, heard.count)
+        self._actions.append(a.Heard(heard.device, heard.count))
+
     def _on_commit(self, _commit: m.Commit, now: float) -> None:
         self._move(DestinationState.STARTING, now)
         self._actions.append(a.StartOwner())
@@ -292,6 +313,7 @@ class DestinationSession:
         m.Sync: _on_sync,
         m.StopCopy: _on_stop_copy,
         m.End: _on_end,
+        m.DeviceHeard: _on_heard,
         m.Commit: _on_commit,
         m.Cancel: _on_cancel,
     }

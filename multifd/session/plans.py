@@ -23,6 +23,10 @@ class SourcePlan:
     switch_at_deadline: bool = False
     return_on_rearm: bool = True
     auto_converge: bool = False
+    releases: bool = False
+    """Before COMMIT is sent the owner gives up the right to run, which takes time or may fail, or devices have to hear
+    something first.
+    """
     versions: tuple[int, int] = (1, 1)
     software: str = "multifd"
 

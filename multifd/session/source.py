@@ -30,34 +30,16 @@ from multifd.errors import (
     RemoteProtocolError,
 )
 from multifd.session import actions as a
-from multifd.session import handshake
+from multifd.session import handshake, states
 from multifd.session.convergence import Decision, Situation, decide
+from multifd.session.device_messages import MessageCounts
 from multifd.session.plans import SourcePlan
 from multifd.session.rounds import Rounds
 from multifd.session.stall import StallWatch
-from multifd.session.states import SourceState, check_source_message, check_source_move
+from multifd.session.states import SourceState
 from multifd.session.switchover import ReadyGate
 
-_WAITS: dict[SourceState, tuple[float, str]] = {
-    SourceState.HELLO: (limits.HELLO_DEADLINE_S, "the destination's HELLO"),
-    SourceState.INVENTORY: (limits.VERDICT_DEADLINE_S, "the destination's VERDICT"),
-    SourceState.ATTACH: (limits.ATTACH_DEADLINE_S, "the data channels to attach"),
-    SourceState.SWITCHING: (limits.SWITCHING_DEADLINE_S, "the devices to pause and the owner to stop"),
-    SourceState.LOADING: (limits.LOADED_DEADLINE_S, "the destination to finish loading (LOADED)"),
-    SourceState.COMMITTED: (limits.STARTED_DEADLINE_S, "the destination's STARTED"),
-}
-_CAN_GO_ON = frozenset(
-    {
-        SourceState.HELLO,
-        SourceState.INVENTORY,
-        SourceState.ATTACH,
-        SourceState.PRECOPY,
-        SourceState.SWITCHING,
-        SourceState.STOP_COPY,
-        SourceState.LOADING,
-    }
-)
-_FLOWING = frozenset({SourceState.PRECOPY, SourceState.STOP_COPY, SourceState.LOADING})
+_WAITS = states.SOURCE_WAITS
 _REFUSALS = frozenset({Code.VERSION, Code.FEATURE, Code.REFUSED, Code.BUSY})
 
 
@@ -85,6 +67,7 @@ class SourceSession:
     _actions: deque[a.SourceAction] = field(default_factory=deque)
     _rounds: Rounds = field(init=False)
     _stall: StallWatch = field(default_factory=StallWatch)
+    _messages: MessageCounts = field(init=False)
     _deadline: tuple[float, str, float] | None = None
     _survey_at: float | None = None
     _surveying: bool = False
@@ -96,6 +79,7 @@ class SourceSession:
     def __post_init__(self) -> None:
         self.gate = ReadyGate(range(1, len(self.plan.devices) + 1), ())
         self._rounds = Rounds(self.plan.classes)
+        self._messages = MessageCounts(self.plan.features, len(self.plan.devices))
 
     # -- getters
 
@@ -105,7 +89,7 @@ class SourceSession:
         times = [self._deadline[0]] if self._deadline else []
         if self._survey_at is not None and not self._surveying:
             times.append(self._survey_at)
-        if self.state in _FLOWING and self._stall.due_at is not None:
+        if self.state in states.SOURCE_FLOWING and self._stall.due_at is not None:
             times.append(self._stall.due_at)
         return min(times, default=None)
 
@@ -133,7 +117,7 @@ class SourceSession:
 
     def cancel(self, cause: str, now: float) -> bool:
         """Call it off; False if it is too late for that (COMMIT is sent, or it has ended)."""
-        if self.state not in _CAN_GO_ON:
+        if self.state not in states.SOURCE_CAN_GO_ON:
             return False
         self._call_off(SourceState.CANCELLED, CalledOffError(cause), now)
         return True
@@ -158,7 +142,7 @@ class SourceSession:
 
     def handle_message(self, message: m.Message, now: float) -> None:
         """A message from the return path. Raises `RemoteProtocolError`."""
-        check_source_message(self.state, message)
+        states.check_source_message(self.state, message)
         self._HANDLERS[type(message)](self, message, now)
 
     def handle_round_sent(self, class_name: str, counts: tuple[int, ...], sent_bytes: int) -> None:
@@ -237,6 +221,17 @@ class SourceSession:
         if self.state is SourceState.LOADING:
             self._send(m.End(counts, dict(chunks), self.resends))
 
+    def handle_released(self, now: float) -> None:
+        """The owner has given up the right to run: COMMIT."""
+        if self.state is SourceState.RELEASING:
+            self._commit(now)
+
+    def handle_heard(self, device: int) -> None:
+        """A device has dealt with the next message of its counterpart."""
+        count = self._messages.hear(device)
+        if self.state in states.SOURCE_CAN_GO_ON:
+            self._send(m.DeviceHeard(device, count))
+
     def handle_corrupt(self, class_name: str, now: float) -> bool:
         """A slot that nobody could have been writing did not match: it is to be sent again. False if that was once too
         often: the session has failed.
@@ -250,7 +245,7 @@ class SourceSession:
 
     def handle_failure(self, error: MultifdError, now: float) -> None:
         """Anything failed on this side, a connection among them. After COMMIT it only means that we have to ask."""
-        if self.state in _CAN_GO_ON:
+        if self.state in states.SOURCE_CAN_GO_ON:
             self._call_off(SourceState.FAILED, error, now)
         elif self.state is SourceState.COMMITTED:
             self._move(SourceState.ASKING, now)
@@ -276,7 +271,7 @@ class SourceSession:
     def handle_timer(self, now: float) -> None:
         """The clock reached `wake_at`."""
         stall_at = self._stall.due_at
-        if self.state in _FLOWING and stall_at is not None and now >= stall_at:
+        if self.state in states.SOURCE_FLOWING and stall_at is not None and now >= stall_at:
             waited_for = f"the destination to settle {self._stall.behind} slots"
             self.handle_failure(DeadlineError(waited_for, now - self._stall.moved_at), now)
             return
@@ -343,7 +338,7 @@ class SourceSession:
         self._stall.handle_settled(sum(settled.counts), now)
 
     def _on_resend(self, resend: m.Resend, _now: float) -> None:
-        if self.state is SourceState.COMMITTED:
+        if self.state in (SourceState.RELEASING, SourceState.COMMITTED):
             return  # LOADED said that nothing was left to be sent again
         self.resends += 1
         self._actions.append(a.ResendSlot(resend.channel, resend.sequence))
@@ -372,8 +367,15 @@ class SourceSession:
 
     def _on_loaded(self, loaded: m.Loaded, now: float) -> None:
         self.loaded = loaded
-        self._move(SourceState.COMMITTED, now)
-        self._send(m.Commit())
+        if self.plan.releases:
+            self._move(SourceState.RELEASING, now)
+            self._actions.append(a.Release())
+        else:
+            self._commit(now)
+
+    def _on_device_message(self, message: m.DeviceMessage, _now: float) -> None:
+        self._messages.take(message.device)
+        self._actions.append(a.Deliver(message.device, message.data))
 
     def _on_started(self, started: m.Started, now: float) -> None:
         self.started = started
@@ -398,6 +400,7 @@ class SourceSession:
         m.SyncDone: _on_sync_done,
         m.SwitchoverReady: _on_ready,
         m.Loaded: _on_loaded,
+        m.DeviceMessage: _on_device_message,
         m.Started: _on_started,
         m.Aborted: _on_aborted,
         m.OutcomeIs: handle_outcome,
@@ -462,6 +465,10 @@ class SourceSession:
             self._actions.append(a.StartOwner())
         self._finish(SourceState.FAILED, error, now)
 
+    def _commit(self, now: float) -> None:
+        self._move(SourceState.COMMITTED, now)
+        self._send(m.Commit())
+
     def _complete(self, now: float) -> None:
         self._finish(SourceState.COMPLETED, None, now)
 
@@ -471,7 +478,7 @@ class SourceSession:
         self._actions.append(a.Finished(error))
 
     def _move(self, state: SourceState, now: float) -> None:
-        check_source_move(self.state, state)
+        states.check_source_move(self.state, state)
         self.state = state
         self.visited.append(state)
         self._set_deadline(now)

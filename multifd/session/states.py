@@ -1,5 +1,5 @@
 """The tables of both machines: states, transitions, and which message is legal in which state (proto/states.md sections
-1 and 2).
+1 and 2); and what the source waits for.
 
 Everything that decides legality is here and nowhere else; `source` and `destination` only look it up. What is absent is
 an error. A test compares these tables with the page.
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 
+from multifd import limits
 from multifd import messages as m
 from multifd.errors import LocalProtocolError, RemoteProtocolError
 
@@ -23,6 +24,7 @@ class SourceState(enum.Enum):
     SWITCHING = "switching"
     STOP_COPY = "stop-copy"
     LOADING = "loading"
+    RELEASING = "releasing"
     COMMITTED = "committed"
     ASKING = "asking"
     IN_DOUBT = "in-doubt"
@@ -61,7 +63,8 @@ SOURCE_TRANSITIONS: dict[SourceState, frozenset[SourceState]] = {
     _S.PRECOPY: frozenset({_S.SWITCHING} | _CALLED_OFF),
     _S.SWITCHING: frozenset({_S.PRECOPY, _S.STOP_COPY} | _CALLED_OFF),
     _S.STOP_COPY: frozenset({_S.LOADING} | _CALLED_OFF),
-    _S.LOADING: frozenset({_S.COMMITTED} | _CALLED_OFF),
+    _S.LOADING: frozenset({_S.RELEASING, _S.COMMITTED} | _CALLED_OFF),
+    _S.RELEASING: frozenset({_S.COMMITTED} | _CALLED_OFF),
     _S.COMMITTED: frozenset({_S.COMPLETED, _S.ASKING, _S.FAILED}),
     _S.ASKING: frozenset({_S.COMPLETED, _S.FAILED, _S.IN_DOUBT}),
     _S.IN_DOUBT: frozenset({_S.ASKING, _S.COMPLETED, _S.FAILED}),
@@ -87,19 +90,37 @@ DESTINATION_TRANSITIONS: dict[DestinationState, frozenset[DestinationState]] = {
     _D.ABORTED: frozenset(),
 }
 
+SOURCE_CAN_GO_ON = frozenset(state for state, after in SOURCE_TRANSITIONS.items() if _S.CANCELLED in after)
+"""COMMIT is not sent: whatever happens the owner goes on here."""
+SOURCE_FLOWING = frozenset({_S.PRECOPY, _S.STOP_COPY, _S.LOADING})
+"""Slots are sent, or wait to be settled."""
+
+SOURCE_WAITS: dict[SourceState, tuple[float, str]] = {
+    _S.HELLO: (limits.HELLO_DEADLINE_S, "the destination's HELLO"),
+    _S.INVENTORY: (limits.VERDICT_DEADLINE_S, "the destination's VERDICT"),
+    _S.ATTACH: (limits.ATTACH_DEADLINE_S, "the data channels to attach"),
+    _S.SWITCHING: (limits.SWITCHING_DEADLINE_S, "the devices to pause and the owner to stop"),
+    _S.LOADING: (limits.LOADED_DEADLINE_S, "the destination to finish loading (LOADED)"),
+    _S.RELEASING: (limits.RELEASE_DEADLINE_S, "the owner to give up the right to run"),
+    _S.COMMITTED: (limits.STARTED_DEADLINE_S, "the destination's STARTED"),
+}
+"""State → its deadline in seconds, and what is waited for."""
+
 _MOVING = frozenset({_S.PRECOPY, _S.SWITCHING, _S.STOP_COPY, _S.LOADING})
+_LOADED = frozenset({_S.RELEASING, _S.COMMITTED})
 
 SOURCE_MESSAGES: dict[type, frozenset[SourceState]] = {
     m.Hello: frozenset({_S.HELLO}),
     m.Verdict: frozenset({_S.INVENTORY}),
     m.Attached: frozenset({_S.ATTACH}),
-    m.Settled: _MOVING | {_S.COMMITTED},
-    m.Resend: _MOVING | {_S.COMMITTED},
-    m.Credit: _MOVING | {_S.COMMITTED},
-    m.DeviceStatus: _MOVING | {_S.COMMITTED},
+    m.Settled: _MOVING | _LOADED,
+    m.Resend: _MOVING | _LOADED,
+    m.Credit: _MOVING | _LOADED,
+    m.DeviceStatus: _MOVING | _LOADED,
     m.SyncDone: _MOVING,
     m.SwitchoverReady: _MOVING,
     m.Loaded: frozenset({_S.LOADING}),
+    m.DeviceMessage: _MOVING | _LOADED,
     m.Started: frozenset({_S.COMMITTED}),
     m.OutcomeIs: frozenset({_S.ASKING}),
     m.Aborted: frozenset(state for state, after in SOURCE_TRANSITIONS.items() if after),
@@ -111,6 +132,7 @@ DESTINATION_MESSAGES: dict[type, frozenset[DestinationState]] = {
     m.Sync: frozenset({_D.PRECOPY, _D.STOP_COPY}),
     m.StopCopy: frozenset({_D.PRECOPY}),
     m.End: frozenset({_D.STOP_COPY, _D.LOADING}),
+    m.DeviceHeard: frozenset({_D.PRECOPY, _D.STOP_COPY, _D.LOADING, _D.LOADED}),
     m.Commit: frozenset({_D.LOADED}),
     m.Cancel: frozenset(
         {_D.HELLO, _D.INVENTORY, _D.ATTACH, _D.PRECOPY, _D.STOP_COPY, _D.LOADING, _D.LOADED},

@@ -86,13 +86,14 @@ def seconds() -> FieldType:
     return FieldType(check, check)
 
 
-def binary(length: int) -> FieldType:
-    """Exactly `length` bytes."""
+def binary(low: int, high: int | None = None) -> FieldType:
+    """Exactly `low` bytes, or `low` to `high`."""
+    expected = f"{low} bytes" if high is None else f"{low}..{high} bytes"
 
     def check(value: Any) -> bytes:
-        if type(value) is bytes and len(value) == length:
+        if type(value) is bytes and low <= len(value) <= (low if high is None else high):
             return value
-        raise BadValueError(f"{length} bytes", value)
+        raise BadValueError(expected, value)
 
     return FieldType(check, check)
 

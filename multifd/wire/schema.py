@@ -9,7 +9,14 @@ from typing import NamedTuple
 
 from multifd import messages as m
 from multifd.errors import Code
-from multifd.limits import CHANNELS_MAX, INVENTORY_PAGES_MAX, PAGE_SIZE_BYTES_MAX, PAGE_SIZE_BYTES_MIN, VERSION_MAX
+from multifd.limits import (
+    CHANNELS_MAX,
+    DEVICE_MESSAGE_BYTES_MAX,
+    INVENTORY_PAGES_MAX,
+    PAGE_SIZE_BYTES_MAX,
+    PAGE_SIZE_BYTES_MIN,
+    VERSION_MAX,
+)
 from multifd.wire.fields import (
     U32_MAX,
     FieldType,
@@ -158,4 +165,6 @@ ROWS = (
     Row(18, "CANCEL", m.Cancel, {"code": CODE, "cause": text()}),
     Row(19, "OUTCOME", m.AskOutcome, {"session": ID, "secret": ID}),
     Row(20, "OUTCOME_IS", m.OutcomeIs, {"outcome": choice(m.Fate), "cause": text()}),
+    Row(25, "DEVICE_MESSAGE", m.DeviceMessage, {"device": NUMBER, "data": binary(1, DEVICE_MESSAGE_BYTES_MAX)}),
+    Row(26, "DEVICE_HEARD", m.DeviceHeard, {"device": NUMBER, "count": FROM_ONE}),
 )

@@ -45,7 +45,7 @@ def test_both_sides_are_equal_and_the_object_has_the_whole_story() -> None:
     assert sum(data["downtime_parts_ms"].values()) == pytest.approx(data["downtime_ms"], abs=5)
     assert data["tracker"].startswith("kernel (")
     assert data["codec"] == "lz4"
-    assert data["tls"] is False
+    assert data["security"] == "plain"
     assert data["kinds"]["zero"]["bytes"] > 0
     assert set(data["switchover"]) == {"nic/0", "gpu/0"}
     for device in data["switchover"].values():

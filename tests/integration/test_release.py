@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import threading
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from typing import Self
 
 import pytest
 from harness.migration import bounded
 
 import multifd
 from multifd import limits
-from multifd.engine import source_run
+from multifd.engine import opening
+from multifd.engine.connection import Connection
+from multifd.engine.tls import Tls
 from multifd.engine.transport import Address, SocketOptions
 from multifd.errors import TransportError
 from multifd.slot import Work
@@ -134,17 +136,19 @@ async def test_a_channel_that_cannot_be_opened_ends_the_others(address: str, mon
     begun: list[SocketOptions | None] = []
     ended: list[bool] = []
 
-    async def connect(_address: Address, options: SocketOptions | None = None) -> socket.socket:
-        begun.append(options)
-        if len(begun) == 2:
-            raise TransportError("told to fail")
-        try:
-            never: asyncio.Future[socket.socket] = asyncio.get_running_loop().create_future()
-            return await never
-        finally:
-            ended.append(True)
+    class Failing(Connection):
+        @classmethod
+        async def connect(cls, address: Address, options: SocketOptions | None = None, tls: Tls | None = None) -> Self:
+            begun.append(options)
+            if len(begun) == 2:
+                raise TransportError("told to fail")
+            try:
+                never: asyncio.Future[Self] = asyncio.get_running_loop().create_future()
+                return await never
+            finally:
+                ended.append(True)
 
-    monkeypatch.setattr(source_run, "connect", connect)
+    monkeypatch.setattr(opening, "Connection", Failing)
     source = multifd.Source(address, feeds=[Odd("good")], options=multifd.SourceOptions(channels=3))
     with pytest.raises(multifd.MigrationFailedError, match=r"^told to fail$"):
         await source.run()

@@ -79,6 +79,8 @@ MESSAGES: list[st.SearchStrategy[m.Message]] = [
     st.builds(m.Cancel, CODE, TEXT),
     st.builds(m.AskOutcome, ID, ID),
     st.builds(m.OutcomeIs, st.sampled_from(m.Fate), TEXT),
+    st.builds(m.DeviceMessage, NUMBER, st.binary(min_size=1, max_size=80)),
+    st.builds(m.DeviceHeard, NUMBER, FROM_ONE),
 ]
 MESSAGE = st.one_of(MESSAGES)
 CHUNK = st.builds(ChunkMeta, NUMBER, st.integers(1, 3), st.booleans(), U64)
@@ -178,7 +180,7 @@ def test_any_body(body: bytes) -> None:
 WORDS = """
     type optional versions session secret features channels software page pages blocks devices kinds preflight accepted
     refusals class round counts channel sequence device bytes epoch ready loaded_bytes load_s setup_s doing epochs
-    chunks resends parts code cause outcome name length page_size id instance token what credit takes_part
+    chunks resends parts code cause outcome name length page_size id instance token what credit takes_part data count
 """
 KEYS = st.sampled_from(WORDS.split())
 LEAVES = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text(max_size=5) | st.binary()
@@ -197,7 +199,7 @@ def packable(value: object) -> bytes | None:
 
 @pytest.mark.slow
 @settings(deadline=None)
-@given(st.integers(0, 25), st.dictionaries(KEYS, VALUES, max_size=8))
+@given(st.integers(0, 27), st.dictionaries(KEYS, VALUES, max_size=8))
 def test_any_map(number: int, keys: dict[str, object]) -> None:
     """Any map of the keys that messages have, with values of any type, gives a message or RemoteProtocolError."""
     body = packable({**keys, "type": number})

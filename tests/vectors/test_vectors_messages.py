@@ -12,7 +12,12 @@ from multifd.errors import Code, RemoteProtocolError
 from multifd.wire.control import ControlReader, serialize
 from multifd.wire.schema import ROWS
 
-VECTORS = json.loads((Path(__file__).parents[2] / "proto/vectors/v1/messages.json").read_text(encoding="utf-8"))
+FOLDER = Path(__file__).parents[2] / "proto/vectors/v1"
+VECTORS = [
+    vector
+    for name in ("messages", "device-messages")
+    for vector in json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+]
 VALID = [pytest.param(v, id=v["name"]) for v in VECTORS if "message" in v]
 WRITTEN = [pytest.param(v, id=v["name"]) for v in VECTORS if "message" in v and "read_only" not in v]
 INVALID = [pytest.param(v, id=v["name"]) for v in VECTORS if "error" in v]
@@ -58,6 +63,8 @@ BUILDERS: dict[str, Callable[..., m.Message]] = {
     "ABORTED": lambda code, cause: m.Aborted(Code(code), cause),
     "CANCEL": lambda code, cause: m.Cancel(Code(code), cause),
     "OUTCOME": lambda session, secret: m.AskOutcome(bytes.fromhex(session), bytes.fromhex(secret)),
+    "DEVICE_MESSAGE": lambda device, data: m.DeviceMessage(device, bytes.fromhex(data)),
+    "DEVICE_HEARD": m.DeviceHeard,
     "OUTCOME_IS": lambda outcome, cause: m.OutcomeIs(m.Fate(outcome), cause),
 }
 

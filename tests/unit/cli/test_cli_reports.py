@@ -31,6 +31,7 @@ def report(outcome: Outcome = Outcome.COMPLETED) -> Report:
         downtime_parts_ms={"stop": 1.5, "copy": 11.0},
         switchover=[DeviceReport("nic/0", took_part=True, epoch=1, waited_ms=3.0, bytes=MIB)],
         trackers={"memory": "kernel (memfd)"},
+        security="TLS 1.3, A_CIPHER",
         congestion_control="cubic",
         waiting_for=("device nic/0: set-up",) if outcome is Outcome.FAILED else (),
     )
@@ -75,7 +76,7 @@ def test_the_object_has_what_programs_look_for() -> None:
     assert data["switchover"]["nic/0"]["waited_ms"] == 3.0
     assert data["tracker"] == "kernel (memfd)"
     assert data["codec"] == "none"
-    assert data["tls"] is False
+    assert data["security"] == "TLS 1.3, A_CIPHER"
 
 
 def test_the_text_has_the_same_story() -> None:
@@ -84,7 +85,7 @@ def test_the_text_has_the_same_story() -> None:
     for words in (
         "memory at the stop is equal on both sides: 1073741824 bytes, digest aa",
         "counts on at the destination: 7 at the stop, 7 at the start, 9",
-        "kernel (memfd)", "12.5 ms", "11.0 ms", "nic/0", "took part", "cubic", "1.07 GB/s",
+        "kernel (memfd)", "12.5 ms", "11.0 ms", "nic/0", "took part", "cubic", "TLS 1.3, A_CIPHER", "1.07 GB/s",
     ):  # fmt: skip
         assert words in text
 
@@ -110,7 +111,7 @@ def test_a_transfer_says_files_bytes_seconds_and_rate() -> None:
     assert ending.text.splitlines() == [
         "sent a\\x1b, 1 MiB",
         "sent empty, 0 B",
-        "2 files, 1048576 bytes; 1 GiB on the wire in 2.00 s, 512 MiB/s",
+        "2 files, 1048576 bytes; 1 GiB on the wire in 2.00 s, 512 MiB/s, TLS 1.3, A_CIPHER",
     ]
 
 

@@ -13,8 +13,9 @@ import pytest
 from multifd import limits
 from multifd import messages as m
 from multifd.engine.listener import Listener, listen
+from multifd.engine.main_stream import MainStream
 from multifd.engine.outcome import ask_outcome
-from multifd.engine.transport import Address, MainStream
+from multifd.engine.transport import Address
 from multifd.errors import Code, LocalProtocolError
 from multifd.wire.preamble import MAIN_PREAMBLE
 
