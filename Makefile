@@ -4,11 +4,12 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 SOURCES := multifd bench tests
 
-.PHONY: help setup demo test check format lint types bench clean
+.PHONY: help setup demo test interop check format lint types bench clean
 
 help:
 	@echo "make demo    move 1 GiB of memory that is being written, and two devices, between two processes"
 	@echo "make test    run all tests"
+	@echo "make interop all rows against stock QEMUs, of which \`make test\` runs a handful"
 	@echo "make check   format, lint, types (what CI asks for)"
 	@echo "make bench   throughput over loopback, with iperf3 beside it where it is installed"
 	@echo "make clean   remove what the others made"
@@ -30,6 +31,10 @@ test: setup
 	@tests/setup-debian.sh
 	@$(BIN)/python -m pytest
 
+interop: setup
+	@tests/setup-debian.sh
+	@$(BIN)/python -m pytest -m 'interop or not interop' tests/interop
+
 check: setup
 	@$(BIN)/ruff format --check $(SOURCES)
 	@$(BIN)/ruff check $(SOURCES)
@@ -43,4 +48,4 @@ bench: setup
 	@$(BIN)/python -m bench throughput
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .qemu build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
