@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 
-from bench import throughput
+from bench import qemu, throughput
 from bench.half import HalfSettings
 from multifd.cli import arguments
+from multifd.cli.qemu_arguments import COMPRESSIONS, qemu_channels
 from multifd.cli.sizes import format_bytes
 from multifd.limits import GIB, SLOT_BYTES, SLOT_BYTES_MAX
 
@@ -67,12 +68,43 @@ def parser() -> argparse.ArgumentParser:
     hosts.add_argument(
         "--connect", type=address, metavar="HOST[:PORT]", help=f"be the source, to a destination there (port {PORT})"
     )
+    _add_qemu(scenarios)
     return top
+
+
+def _add_qemu(scenarios: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    one = scenarios.add_parser(
+        "qemu",
+        help="a guest's RAM between two stock QEMUs, and between each and ours",
+        description=qemu.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = one.add_argument
+    add("--size", type=arguments.positive_size, default=4 * GIB, help="the guest's RAM (default 4GiB)")
+    add("--channels", type=qemu_channels, default=4, metavar="N", help="multifd-channels (default 4)")
+    add("--compression", choices=COMPRESSIONS, default="none", help="multifd-compression (default none)")
+    add("--repeat", type=times, default=5, help="runs of each pair (default 5)")
+    add("--congestion", default="cubic", help="TCP congestion control of all of them (default cubic)")
+    add("--qemu", default="", metavar="VERSION", help="such as 10.0 (default: the newest there is)")
+    add("--json", action="store_true", help="one JSON object on stdout in place of the table")
+
+
+def _run_qemu(chosen: argparse.Namespace) -> int:
+    plan = qemu.Plan(
+        chosen.size, chosen.channels, chosen.repeat, chosen.compression, chosen.congestion, version=chosen.qemu
+    )
+    try:
+        return qemu.local(plan, as_json=chosen.json)
+    except qemu.QemuBenchError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
 
 
 def main() -> int:
     """Run what the command line asks for. Returns the exit status."""
     chosen = parser().parse_args()
+    if chosen.scenario == "qemu":
+        return _run_qemu(chosen)
     settings = HalfSettings(size=chosen.size, slot_bytes=chosen.slot, congestion=chosen.congestion)
     plan = throughput.Plan(settings, channels=chosen.channels, repeat=chosen.repeat)
     try:

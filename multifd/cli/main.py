@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any, NoReturn
 
-from multifd.cli import demo, receive, send
+from multifd.cli import demo, qemu, receive, send
 from multifd.cli.ending import EXIT_CODES_HELP, Ending, ExitCode, InterruptedByUserError, UsageError, failed
 from multifd.cli.names import printable
 from multifd.cli.running import ignore_signals
 from multifd.errors import MultifdError
 
-COMMANDS = (demo, send, receive)
+COMMANDS = (demo, send, receive, qemu)
 
 
 class _Parser(argparse.ArgumentParser):

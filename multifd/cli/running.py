@@ -84,19 +84,20 @@ async def follow(
     """
     session = asyncio.ensure_future(side.run())
     watcher = asyncio.ensure_future(_watch(side, display))
-    interrupted = False
+    interrupted = called_off = False
 
     def interrupt() -> None:
-        nonlocal interrupted
+        nonlocal interrupted, called_off
         again, interrupted = interrupted, True
-        if (not side.cancel("interrupted by the user") and may_wait_for_peer) or again:
+        called_off = side.cancel("interrupted by the user") or called_off
+        if (not called_off and may_wait_for_peer) or again:
             session.cancel()
 
     with _on_signals(interrupt):  # until all is done: a signal after the session's end comes too late to matter
         try:
             return await session
         except MigrationError as error:
-            if interrupted and isinstance(error, MigrationCancelledError | MigrationFailedError):
+            if called_off and isinstance(error, MigrationCancelledError | MigrationFailedError):
                 raise InterruptedByUserError(wording.interrupted, error.report) from error
             raise wording.reworded(error) from error.__cause__
         except asyncio.CancelledError as error:

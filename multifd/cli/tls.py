@@ -40,17 +40,17 @@ def server_tls(directory: str | None) -> Tls | None:
     return _load(directory, server=True) if directory is not None else None
 
 
-def client_tls(directory: str | None, hostname: str | None, address: str) -> Tls | None:
+def client_tls(directory: str | None, hostname: str | None, address: str, prefix: str = "--tls") -> Tls | None:
     """What `add_tls_client`'s options ask for, to connect to `address`. Raise `UsageError` as above."""
     if directory is None:
         if hostname is not None:
-            raise UsageError("a TLS host name is of no use without a directory for TLS; give both or none")
+            raise UsageError(f"{prefix}-hostname is of no use without {prefix}-dir; give both or none")
         return None
     tls = _load(directory, server=False, hostname=hostname)
     if not hostname and Address.parse(address).path:
         raise UsageError(
             f"{address} has no host name for the other side's certificate to be checked against; say which to expect, "
-            "by --tls-hostname"
+            f"by {prefix}-hostname"
         )
     return tls
 

@@ -38,5 +38,8 @@ class ChannelWorker(abc.ABC):
         """
         if self._thread.ident is not None:
             self._thread.join(limits.CLOSE_DEADLINE_S)
+        has_ended = not self._thread.is_alive()
+        if not has_ended:
+            self._socket.shut()  # no last words: they would use TLS's session beside the worker
         self._socket.close()
-        return not self._thread.is_alive()
+        return has_ended

@@ -140,6 +140,7 @@ def _remove_stale(path: str) -> None:
     if not Path(path).is_socket():
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)  # whoever listens there may take nobody
         if probe.connect_ex(path) == errno.ECONNREFUSED:
             Path(path).unlink()
 
@@ -156,7 +157,14 @@ def tune(connection: socket.socket, options: SocketOptions | None) -> None:
     for name, value in _KEEPALIVE:
         connection.setsockopt(socket.IPPROTO_TCP, name, value)
     if options is not None and options.congestion_control:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, options.congestion_control.encode())
+        try:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, options.congestion_control.encode())
+        except FileNotFoundError as error:
+            cause = (
+                f"this system has no congestion control {options.congestion_control!r}: choose one of "
+                "net.ipv4.tcp_available_congestion_control"
+            )
+            raise OSError(errno.ENOENT, cause) from error
 
 
 def congestion_control(connection: socket.socket) -> str:

@@ -64,14 +64,14 @@ class ReservedFile:
             os.ftruncate(fd, length)
             self._map = mmap.mmap(fd, length)
             self._allocates = not is_tmpfs(fd)
-        except (OSError, OverflowError, ValueError) as error:
+            self._allocated = bytearray(-(-length // _ALLOCATE_BYTES))
+            self._ready = bytearray(-(-length // _POPULATE_BYTES))
+        except (OSError, OverflowError, ValueError, MemoryError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise StorageError(f"can't have a file of {length} bytes in memory: {reason}") from error
         self.view = memoryview(self._map)
         self._address = flat(self.view).ctypes.data
         self._populates = True
-        self._allocated = bytearray(-(-length // _ALLOCATE_BYTES))
-        self._ready = bytearray(-(-length // _POPULATE_BYTES))
         with suppress(OSError):  # a kernel without huge pages. Disks gain as well: large folios in the page cache
             madvise(self._address, length, _MADV_HUGEPAGE)
 

@@ -47,7 +47,7 @@ class Capture:
             with path.open("rb") as file:
                 if path.suffix == ".zst":
                     decompressor = zstandard.ZstdDecompressor(max_window_size=QEMU_ZSTD_WINDOW_BYTES_MAX)
-                    with decompressor.stream_reader(file) as reader:
+                    with decompressor.stream_reader(file, read_across_frames=True) as reader:
                         while piece := reader.read(piece_bytes):
                             yield piece
                 else:
@@ -95,6 +95,7 @@ class CapturedChannel:
 
     def _count(self, packet: Packet) -> None:
         self.tally.packets += 1
+        self.tally.wire_bytes = self.reader.offset
         if isinstance(packet, DevicePacket):
             self.device_packets += 1
             return
@@ -102,4 +103,3 @@ class CapturedChannel:
         self.tally.zero_pages += len(packet.zero)
         self.tally.syncs += packet.sync
         self.tally.payload_bytes += packet.payload_bytes
-        self.tally.wire_bytes = self.reader.offset

@@ -40,11 +40,6 @@ class PageQueue:
         with self._lock:
             return next(self._pages, None)
 
-    def close(self) -> None:
-        """*any*: there are no more."""
-        with self._lock:
-            self._pages = iter(())
-
 
 class PacketNumbers:
     """*any*: one counter over all channels."""

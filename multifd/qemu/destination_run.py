@@ -152,9 +152,14 @@ class QemuDestinationRun(SessionRun):
     async def _source_closes(self) -> None:
         """After SHUT 0: let the source close first, for a channel that is cut too early is a failure to some."""
         assert self._main is not None
-        with contextlib.suppress(TimeoutError, TransportError):
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limits.QEMU_GONE_DEADLINE_S):
-                await self._main.drain(0)
+                try:
+                    await self._main.drain(0)
+                except TransportError:
+                    self.session.notes.append(
+                        "main was lost while SHUT 0 was on its way: ask query-migrate at the source before you end it"
+                    )
                 await self._all_gone.wait()
 
     async def _release(self) -> None:
@@ -312,6 +317,12 @@ class QemuDestinationRun(SessionRun):
         while self._waiting:
             number = min(self._waiting)
             socket = self._waiting.pop(number).detach()
+            try:
+                socket.tune(options)
+            except OSError as error:
+                socket.close()
+                self.session.handle_failure(as_ours(error, f"options of channel {number}: "), self.now)
+                return
             self.receivers[number] = receiver = QemuChannelReceiver(
                 number,
                 socket,
@@ -321,11 +332,6 @@ class QemuDestinationRun(SessionRun):
                 hooks=self._hooks,
                 events=self._events,
             )
-            try:
-                socket.tune(options)
-            except OSError as error:
-                self.session.handle_failure(as_ours(error, f"options of channel {number}: "), self.now)
-                return
             receiver.start()
 
     def _zero_ram(self, action: a.ZeroRam) -> None:

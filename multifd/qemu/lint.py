@@ -67,6 +67,8 @@ class Linter:
         self.zero_records = 0
         self.page_records = 0
         self.pings: list[int] = []
+        self.return_path = False
+        """Whether the source has opened it."""
         self._capture = capture
         self._description = description
         self._seen: dict[str, Seen] = {}
@@ -105,8 +107,10 @@ class Linter:
         self.session.handle_element(element, 0.0, offset=offset)
         if isinstance(element, e.Configuration):
             self._open_channels(element)
-        elif isinstance(element, e.Command) and element.number is e.CommandNumber.PING:
-            self.pings.append(int.from_bytes(element.payload, "big"))
+        elif isinstance(element, e.Command):
+            self.return_path |= element.number is e.CommandNumber.OPEN_RETURN_PATH
+            if element.number is e.CommandNumber.PING:
+                self.pings.append(int.from_bytes(element.payload, "big"))
         elif isinstance(element, e.ZeroRecords):
             self.zero_records += len(element.offsets)
             self._see(element.block, element.offsets, f"main at {offset}")
@@ -248,6 +252,8 @@ class Linter:
 
     def _finish(self) -> None:
         """What can only be judged when all is read."""
+        if self.replies and self.state is not None and not self.return_path:
+            self._say("return-path", "return path", "messages, although the source has not opened it")
         shuts = [number for number, each in enumerate(self.replies) if isinstance(each, e.Shut)]
         if shuts and shuts[0] != len(self.replies) - 1:
             self._say("return-path", "return path", "something follows SHUT, which is the end")
@@ -263,6 +269,10 @@ class Linter:
                 f"{self._seams.count} pages came twice, as the last of a packet and the first of the next: "
                 "sources before 9.0 do that, and it is harmless"
             )
+        found = {channel.reader.compression for channel in self.channels} - {None}
+        if len(found) > 1:
+            words = ", ".join(sorted(each.name.lower() for each in found if each is not None))
+            self._say("compression", "channels", f"one compression on all of them, not {words}")
         self._finish_acks()
 
     def _finish_acks(self) -> None:

@@ -1,5 +1,5 @@
 """A QEMU's monitor (QMP), as far as a relay needs it: whether the far end waits, to let its guest go on, and how the
-source's migration ended. The one place that knows `qemu.qmp`.
+source's migration ended. Beside `multifd.testing` the one place that knows `qemu.qmp`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Monitor:
             async with asyncio.timeout(QEMU_QMP_DEADLINE_S):
                 await client.connect(where)
         except (QMPError, OSError, TimeoutError) as error:
-            raise TransportError(f"can't connect to the monitor at {address}: {error or 'no answer'}") from error
+            raise TransportError(f"can't connect to the monitor at {address}: {str(error) or 'no answer'}") from error
         return cls(client, address)
 
     async def run_state(self) -> str:

@@ -48,6 +48,9 @@ class QemuRelay:
         named = (self.options.in_qmp, self.options.out_qmp)
         self._monitors = tuple(None if each is None else Address.parse(each) for each in named)
         self._progress = ProgressFeed()
+        self._preparing = False
+        self._called_off = ""
+        """Why, if that was asked for before there was a session."""
         self._run: QemuRelayRun | None = None
 
     async def run(self) -> RelayReport:
@@ -61,8 +64,9 @@ class QemuRelay:
 
         When the task is cancelled everything is released before it ends. `report` tells whether that was too late.
         """
-        if self._run is not None:
+        if self._preparing or self._run is not None:
             raise LocalProtocolError("QemuRelay.run", "to be called once")
+        self._preparing = True
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self._progress.close)
             source, far = [await self._open_monitor(each, stack) for each in self._monitors]
@@ -73,6 +77,8 @@ class QemuRelay:
                 listener = QemuListener.open(listener, self.options.tls)
                 stack.push_async_callback(listener.close)
             self._run = self._make_run((source, far))
+            if self._called_off:
+                self._run.cancel(self._called_off)
             with listener.hosted_by(self._run):
                 await self._run.run()
             self._progress.publish(self._run.snapshot())
@@ -82,6 +88,9 @@ class QemuRelay:
 
     def cancel(self, cause: str = "cancelled") -> bool:
         """Call it off. False if it is too late: the far end may have the guest; or if there is nothing to call off."""
+        if self._run is None and self._preparing:
+            self._called_off = cause  # monitors are being connected
+            return True
         return self._run is not None and self._run.cancel(cause)
 
     def progress(self) -> AsyncIterator[Progress]:

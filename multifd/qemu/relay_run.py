@@ -246,6 +246,8 @@ class QemuRelayRun(SessionRun):
 
     async def _continued(self) -> None:
         assert self._far_monitor is not None
+        if await self._far_monitor.run_state() == "running":
+            self.session.notes.append("the far end ran its guest by itself: start it with -S, so that none runs twice")
         await self._far_monitor.run_guest()
         self.continued_at = self.now
         self.session.handle_continued(self.now)

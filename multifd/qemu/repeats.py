@@ -36,22 +36,22 @@ class Seams:
     def __init__(self) -> None:
         self.count = 0
         self._interval = 0
-        self._ends: dict[tuple[str, int], tuple[int, int]] = {}
+        self._ends: set[tuple[str, int, int, int]] = set()
+        """Block, page, number of the packet, and 0 if the page is its first or 1 if it is its last."""
 
     def explain(self, packet: RamPacket, repeated: Offsets, page_size: int, interval: int) -> bool:
         """Enter a packet; whether this is why these of its pages came twice."""
         if interval != self._interval:
-            self._interval, self._ends = interval, {}
+            self._interval, self._ends = interval, set()
         if not len(packet.normal):
             return False
         first, last = int(packet.normal[0]) // page_size, int(packet.normal[-1]) // page_size
         explained = [
             page
-            for page, before in ((first, (packet.number - 1, 1)), (last, (packet.number + 1, 0)))
-            if page in repeated and self._ends.get((packet.block, page)) == before
+            for page, number, end in ((first, packet.number - 1, 1), (last, packet.number + 1, 0))
+            if page in repeated and (packet.block, page, number, end) in self._ends
         ]
-        self._ends[packet.block, first] = (packet.number, 0)
-        self._ends[packet.block, last] = (packet.number, 1)
+        self._ends |= {(packet.block, first, packet.number, 0), (packet.block, last, packet.number, 1)}
         if len(explained) != len(repeated):
             return False
         self.count += len(explained)

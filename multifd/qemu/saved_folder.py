@@ -39,8 +39,13 @@ class PartFolder:
             raise StorageError(f'can\'t make "{self.path}": there is no directory "{self.path.parent}"') from None
         except OSError as error:
             raise StorageError(f'can\'t make "{self.path}": {error.strerror}') from error
-        with self.errors():
-            self._fd = os.open(self._part, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            with self.errors():
+                self._fd = os.open(self._part, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except StorageError:
+            with suppress(OSError):
+                self._part.rmdir()  # `remove` would need a descriptor, and there may be none left
+            raise
         weakref.finalize(self, os.close, self._fd)
 
     @contextmanager
@@ -93,15 +98,24 @@ class PartFolder:
                 self._check_wanted()
 
     def remove(self) -> None:
-        """*any*: remove it, whatever name it has by now. What another thread is about to do in it fails. Idempotent."""
+        """*any*: remove it, whatever name it has by now. What another thread is about to do in it fails. Idempotent.
+
+        Raises `StorageError` if something of it is left.
+        """
         with self._lock:
             self._removed = True
             if self._published:
                 self._published = False
-                with suppress(OSError):
+                try:
                     if os.path.samestat(self.path.lstat(), os.fstat(self._fd)):
                         self.path.rename(self._part)
+                except FileNotFoundError:
+                    pass  # somebody else has removed it
+                except OSError as error:
+                    raise StorageError(f'can\'t take "{self.path}" back: {error.strerror}; remove it') from error
         shutil.rmtree(self._part, ignore_errors=True)
+        if os.path.lexists(self._part):
+            raise StorageError(f'can\'t remove all of "{self._part}"; remove it')
 
     def _check_wanted(self) -> None:
         if self._removed:

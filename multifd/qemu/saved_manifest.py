@@ -146,7 +146,7 @@ class Manifest:
                 "frame_sha256": self.frame_sha256,
                 "blocks": [dataclasses.asdict(block) for block in self.blocks],
                 "sections": [dataclasses.asdict(section) for section in self.sections],
-                "received": self.received,
+                "received": dict(self.received),
             }
         )
 

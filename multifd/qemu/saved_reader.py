@@ -79,7 +79,10 @@ class SavedMachine:
             digests = digests_from_json(_read_file(path / DIGESTS)) if folder and (path / DIGESTS).exists() else {}
             with _file(path / VM if folder else path) as (fd, length):
                 state = _read_state(fd, length, manifest)
-                absent = manifest.absent if manifest else _ignored(state)
+                ignored = _ignored(state)
+                absent = manifest.absent if manifest else ignored
+                if not ignored <= absent:
+                    raise StorageError(f"{VM} has no place for block {min(ignored - absent)}, which should be there")
                 mapping = mmap.mmap(fd, length, prot=mmap.PROT_READ)
                 blocks = {
                     block.name: SavedBlock(

@@ -46,11 +46,13 @@ class QemuSource:
         """
         if self._run is not None:
             raise LocalProtocolError("QemuSource.run", "to be called once")
-        self._run = QemuSourceRun(self._address, self._origin, self._options, self._progress)
         try:
-            await self._run.run()
+            self._run = QemuSourceRun(self._address, self._origin, self._options, self._progress)
+            try:
+                await self._run.run()
+            finally:
+                self._progress.publish(self._run.snapshot())
         finally:
-            self._progress.publish(self._run.snapshot())
             self._progress.close()
         report = self._report(self._run)
         finish(report, self._run.error)

@@ -349,7 +349,7 @@ class QemuRelaySession:
         if error is not None:
             self._waits.clear()
             if self.state is _R.COMMITTED and not self.continues:
-                self.notes.append("the source did not close main after SHUT 0")
+                self.notes.append(str(error))
                 self._finish(_R.COMPLETED, None)
             else:
                 self.handle_failure(error, now)

@@ -94,6 +94,11 @@ class QemuSourceSession:
         self.zero_pages = rules.zero_pages or facts.zero_pages
         self.notes = _notes(state, facts.assumed if rules.sync is None else "")
         """What a person should know of this run, sentences."""
+        if self.zero_pages is ZeroPages.MULTIFD and facts.zero_pages is not ZeroPages.MULTIFD:
+            self.notes.append(
+                "zero pages go in packets, as was asked for: a QEMU before 9.0 ignores them without a word, and where "
+                "its memory is not zero by itself, as a ROM's, keeps what it has"
+            )
         self.pongs: list[int] = []
         self.acks = 0
         """SWITCHOVER_ACK that came; this source waits for none, since no guest runs here."""
@@ -167,8 +172,8 @@ class QemuSourceSession:
             self._finish_stream(now)
 
     def handle_progress(self, now: float) -> None:
-        """Bytes have gone out on main or a channel since the last call: the wait for a stalled destination begins anew.
-        Call it about once a second while `SendPages` or `SyncChannels` is under way.
+        """Bytes have gone out on main or a channel since the last call: the wait for a stalled destination, or for its
+        SHUT, begins anew. Call it about once a second.
         """
         self._waits.renew(now)
 
@@ -254,7 +259,8 @@ class QemuSourceSession:
         self._write(e.RamEnds(Phase.END), *self.machine.sections, e.EndOfState(), *last)
         self._move(_S.WAITING)
         self._waits.end("stall")
-        self._waits.begin("shut", self.rules.shut_deadline_s, self._missing_shut, now)
+        # what was asked to be written has not gone out yet: as long as bytes move the wait begins anew
+        self._waits.begin("shut", self.rules.shut_deadline_s, self._missing_shut, now, silence=True)
 
     def _missing_shut(self) -> str:
         hint = "is multifd-compression the same there?"

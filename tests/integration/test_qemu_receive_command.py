@@ -119,6 +119,31 @@ async def test_a_signal_while_it_waits(tmp_path: Path) -> None:
     assert receiving.left() == []
 
 
+async def test_signals_after_shut_0(tmp_path: Path) -> None:
+    """The source has given the machine up: any number of signals leaves it where it is, and it counts as received."""
+    async with command(tmp_path, "--json") as receiving:
+        await receiving.listening()
+
+        def signals() -> None:  # two different ones: of the same, both at once would be one
+            receiving.process.send_signal(signal.SIGINT)
+            receiving.process.send_signal(signal.SIGTERM)
+
+        await ReplaySource(thin("10.0-none-switchover-ack"), at_shut=signals).play(receiving.address)
+        code, out, _ = await receiving.ended()
+    assert (code, json.loads(out)["outcome"]) == (0, "completed")
+    assert receiving.left() == ["saved"]
+
+
+async def test_a_hold_without_acknowledgements(tmp_path: Path) -> None:
+    """It would hold nothing back: a usage error, and nothing is made."""
+    for options in (("--hold-ack", "3"), ("--hold-ack", "1e12", "--switchover-ack", "on")):
+        async with command(tmp_path, *options) as receiving:
+            code, _, said = await receiving.ended()
+        assert code == 2
+        assert "--hold-ack" in said
+        assert receiving.left() == []
+
+
 async def test_a_path_that_exists(tmp_path: Path) -> None:
     """Nothing is overwritten; it does not even listen."""
     (tmp_path / "saved").mkdir()

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from qemu_corpus import VECTORS, Streams
 
@@ -42,8 +42,18 @@ def options_for(streams: Streams, **more: object) -> QemuDestinationOptions:
 class ReplaySource:
     """Plays streams to a destination. `answers` is what came back on main."""
 
-    def __init__(self, streams: Streams, *, seed: int = 0, main_first: bool = True, then_end: bool = False) -> None:
-        """`then_end`: it closes everything behind its last byte, in place of waiting for an answer."""
+    def __init__(
+        self,
+        streams: Streams,
+        *,
+        seed: int = 0,
+        main_first: bool = True,
+        then_end: bool = False,
+        at_shut: Callable[[], object] = lambda: None,
+    ) -> None:
+        """`then_end`: it closes everything behind its last byte, in place of waiting for an answer. `at_shut` is called
+        when SHUT has come and everything is still open.
+        """
         self.answers: list[ReturnMessage] = []
         self.ended = False
         """Whether the destination has closed main."""
@@ -51,6 +61,7 @@ class ReplaySource:
         self._random = random.Random(seed)
         self._main_first = main_first
         self._then_end = then_end
+        self._at_shut = at_shut
 
     async def play(self, address: Address) -> list[ReturnMessage]:
         """Play all of it, and wait for SHUT or the end; the answers."""
@@ -95,6 +106,7 @@ class ReplaySource:
                 for message in parser.feed(data):
                     self.answers.append(message)
                     if isinstance(message, Shut):
+                        self._at_shut()
                         return
         self.ended = True
 

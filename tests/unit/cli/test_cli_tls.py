@@ -35,7 +35,7 @@ def test_a_directory_makes_either_role() -> None:
 
 def test_a_name_without_a_directory_makes_no_sense() -> None:
     """Nothing would be checked against it."""
-    with pytest.raises(UsageError, match="without a directory"):
+    with pytest.raises(UsageError, match="--tls-hostname is of no use without --tls-dir"):
         client_tls(None, "there.example", TCP)
 
 

@@ -20,6 +20,7 @@ from multifd import limits
 from multifd.elements import Compression
 from multifd.errors import (
     LocalProtocolError,
+    MigrationCancelledError,
     MigrationError,
     MigrationFailedError,
     MultifdError,
@@ -454,6 +455,35 @@ async def test_a_cancelled_task_leaves_nothing(line: MakeLine, far: ScriptedDest
 
 async def _never() -> None:
     await asyncio.Event().wait()
+
+
+async def test_called_off_while_monitors_are_connected(
+    line: MakeLine, far: ScriptedDestination, monitor: ScriptedMonitor
+) -> None:
+    """It never waits for a source."""
+    made = line(far.address, out_qmp=monitor.address)
+    running = asyncio.create_task(made.relay.run())
+    await asyncio.sleep(0)
+    assert made.relay.report is None
+    assert made.relay.cancel("not today")
+    with pytest.raises(MigrationCancelledError, match="not today"):
+        await asyncio.wait_for(running, DEADLINE_S)
+
+
+async def test_a_far_end_that_runs_by_itself_is_told_of(
+    line: MakeLine, far: ScriptedDestination, monitor: ScriptedMonitor
+) -> None:
+    """Without -S nothing keeps the guest from running twice."""
+    made = line(far.address, memory_machine(_running("running")), out_qmp=monitor.address)
+
+    async def at_end() -> None:
+        monitor.state = "running"
+        await far.commit()
+
+    far.at_end = at_end
+    passed, _ = await made.ended()
+    assert passed.outcome is Outcome.COMPLETED
+    assert any("start it with -S" in note for note in passed.notes)
 
 
 async def test_a_relay_runs_once(line: MakeLine, far: ScriptedDestination) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -17,7 +18,9 @@ from multifd import elements as e
 from multifd.errors import StorageError
 from multifd.limits import MIB, QEMU_MANIFEST_BYTES_MAX
 from multifd.qemu.saved import SavedMachine
-from multifd.wire.qemu_stream import serialize
+from multifd.qemu.saved_layout import Layout, tail
+from multifd.qemu.saved_manifest import Manifest
+from multifd.wire.qemu_serialize import serialize, serialize_mapped_block, serialize_total
 
 PAGE = e.PAGE_BYTES
 
@@ -191,6 +194,23 @@ def test_manifests_that_say_something_else(folder: Path, edit: Callable[[dict[st
     edit(top)
     (folder / "manifest.json").write_text(json.dumps(top))
     assert not opens(folder)
+
+
+def test_a_block_without_a_place(folder: Path) -> None:
+    """With x-ignore-shared a file may have none for a block: not where the manifest says that it has its contents."""
+    ram, block = e.SectionHeader(2, "ram", 0, 4), e.RamBlock("m", 2 * MIB, address=0, mapped=e.MappedRam(PAGE, 0, 0))
+    configuration = e.Configuration("pc-q35-10.0", capabilities=("x-ignore-shared", "mapped-ram"))
+    device = e.Section(e.Phase.FULL, e.SectionHeader(3, "timer", 0, 2), b"x")
+    state = e.MachineState(configuration, (), ram, (block,), False, (device,), None)
+    head = serialize(configuration, e.RamBegins(e.Phase.START, ram)) + serialize_total([block])
+    end = b"".join(tail(Layout(configuration, ram, (block,), 0), state))
+    vm = head + serialize_mapped_block(block) + end
+    (folder / "vm").write_bytes(vm)
+    for absent in (frozenset[str](), frozenset({"m"})):
+        digest = hashlib.sha256(vm).hexdigest()
+        manifest = Manifest.of(state, absent=absent, vm_bytes=len(vm), frame_sha256=digest)
+        (folder / "manifest.json").write_bytes(manifest.to_json())
+        assert opens(folder) == bool(absent)
 
 
 def test_what_newer_manifests_may_add(folder: Path) -> None:

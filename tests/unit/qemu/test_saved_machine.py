@@ -222,6 +222,19 @@ def test_where_no_folder_can_be_made(tmp_path: Path) -> None:
     assert files(tmp_path).keys() == {"file"}
 
 
+def test_a_folder_that_cannot_be_opened_is_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process without descriptors makes no folder that nobody knows of."""
+
+    def unable(*_arguments: object, **_names: object) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", unable)
+        with pytest.raises(StorageError, match="Too many open files"):
+            SavingMachine(tmp_path / "vm1")
+    assert files(tmp_path) == {}
+
+
 def test_a_disk_that_fills_up_in_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is being written then: `StorageError` with the reason, and after `abort` nothing is left."""
     machine = memory_machine(state_of(pages=5))
