@@ -30,11 +30,16 @@ def positive_size(text: str) -> int:
     return value
 
 
+def number_to(maximum: int, text: str, what: str = "channels") -> int:
+    """A number of `what`, from 1 to `maximum`."""
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= maximum:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of {what}: 1 to {maximum}")
+    return int(text)
+
+
 def channels(text: str) -> int:
     """A number of channels."""
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= CHANNELS_MAX:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of channels: 1 to {CHANNELS_MAX}")
-    return int(text)
+    return number_to(CHANNELS_MAX, text)
 
 
 def amount(text: str) -> float:

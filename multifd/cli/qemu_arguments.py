@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
-
+from multifd.cli.arguments import number_to
 from multifd.elements import Compression
 from multifd.limits import QEMU_CHANNELS_MAX
 
@@ -13,9 +12,7 @@ COMPRESSIONS = tuple(each.name.lower() for each in Compression)
 
 def qemu_channels(text: str) -> int:
     """A value of `multifd-channels`."""
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= QEMU_CHANNELS_MAX:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of channels: 1 to {QEMU_CHANNELS_MAX}")
-    return int(text)
+    return number_to(QEMU_CHANNELS_MAX, text)
 
 
 def compression(word: str) -> Compression:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import argparse
 
-from multifd.cli.arguments import address
+from multifd.cli.arguments import address, number_to
 from multifd.cli.display import Display, View, waits
 from multifd.cli.ending import Ending, ExitCode, UsageError
 from multifd.cli.names import printable
@@ -17,10 +17,11 @@ from multifd.codec import CODECS, NONE
 from multifd.engine.listener import listen
 from multifd.engine.tls import Tls
 from multifd.limits import CHANNELS_MAX
+from multifd.qemu.common_options import CHANNELS
 from multifd.qemu.hop_far import FarRelay
 from multifd.qemu.hop_options import NearOptions
 from multifd.qemu.hop_report import FarReport, NearReport
-from multifd.qemu.relay_options import CHANNELS, QemuRelayOptions
+from multifd.qemu.relay_options import QemuRelayOptions
 from multifd.stats import Progress
 
 WORDING = Wording(peer="the other side", interrupted="interrupted; the guest runs on at the source")
@@ -29,7 +30,8 @@ DESCRIPTION = """\
 Two relays back to back speak multifd's own dialect with each other, over a WAN
 say: with checksums, compression (--codec) and TLS, over any number of
 connections. The one beside the source is told --to-relay and what the source
-was told; the other one --listen-relay, and what its QEMU was told.
+was told; the other one --listen-relay, and --out-compression where its QEMU
+was told another compression.
 
   multifd qemu relay --listen-relay tcp:0.0.0.0:5555 --to tcp:127.0.0.1:4444 \\
     --tls-dir tls --out-qmp unix:/run/qemu.qmp
@@ -134,9 +136,7 @@ def _refuse(changed: dict[str, bool], whose: str) -> None:
 
 
 def _relay_channels(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= CHANNELS_MAX:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of connections: 1 to {CHANNELS_MAX}")
-    return int(text)
+    return number_to(CHANNELS_MAX, text, "connections")
 
 
 def _words(progress: Progress) -> list[str]:

@@ -12,15 +12,16 @@ from multifd.cli.display import Display, View, open_display, waits
 from multifd.cli.ending import EXIT_CODES_HELP, Ending, ExitCode, InterruptedByUserError, UsageError
 from multifd.cli.names import printable
 from multifd.cli.qemu_arguments import COMPRESSIONS, compression, qemu_channels
-from multifd.cli.running import follow, run_command
+from multifd.cli.running import follow, raise_if_in_doubt, run_command
 from multifd.cli.sizes import format_bytes, format_part
 from multifd.cli.tls import add_tls_server, server_tls
 from multifd.cli.wording import Wording
 from multifd.engine.session_run import to_its_end, wait_out
 from multifd.engine.tls import Tls
 from multifd.limits import MIB, SECONDS_MAX
+from multifd.qemu.common_options import CHANNELS
 from multifd.qemu.destination import QemuDestination
-from multifd.qemu.destination_options import CHANNELS, QemuDestinationOptions
+from multifd.qemu.destination_options import QemuDestinationOptions
 from multifd.qemu.listener import QemuListener
 from multifd.qemu.report import QemuReport
 from multifd.qemu.saved import SavingMachine
@@ -128,10 +129,10 @@ def run(arguments: argparse.Namespace) -> Ending:
         digests=not arguments.no_digests,
     )
     tls = server_tls(arguments.tls_dir)
-    saving = SavingMachine(arguments.into)
-    saving.received |= {"channels": options.channels, "compression": arguments.compression, "tls": tls is not None}
     display = open_display(view=VIEW)
-    return run_command(receive(arguments.listen, saving, options, tls=tls, reserve=arguments.reserve, display=display))
+    return run_command(
+        receive(arguments.listen, arguments.into, options, tls=tls, reserve=arguments.reserve, display=display)
+    )
 
 
 def _check_acknowledgement(arguments: argparse.Namespace) -> None:
@@ -143,7 +144,7 @@ def _check_acknowledgement(arguments: argparse.Namespace) -> None:
 
 async def receive(
     where: str,
-    saving: SavingMachine,
+    into: Path,
     options: QemuDestinationOptions,
     *,
     tls: Tls | None = None,
@@ -153,7 +154,13 @@ async def receive(
     """Listen, and take one machine. Whatever goes wrong before the source is done, nothing is left behind."""
     listener: QemuListener | None = None
     destination: QemuDestination | None = None
+    saving = SavingMachine(into)  # on the loop, where a signal is a cancellation and comes at an await
     try:
+        saving.received |= {
+            "channels": options.channels,
+            "compression": options.compression.name.lower(),
+            "tls": tls is not None,
+        }
         if reserve is not None:
             await _reserve(saving, reserve, display)
         listener = QemuListener.open(where, tls)
@@ -163,7 +170,7 @@ async def receive(
     finally:
         if listener is not None:
             await listener.close()
-        if destination is None or not _is_received(destination):
+        if destination is None or not _is_kept(destination):
             await to_its_end(asyncio.to_thread(saving.abort))
     return Ending(ExitCode.COMPLETED, report.to_json(), describe(report))
 
@@ -173,14 +180,16 @@ async def _received(destination: QemuDestination, display: Display) -> QemuRepor
     try:
         await follow(destination, display, wording=WORDING)
     except InterruptedByUserError:
-        if not _is_received(destination):
+        raise_if_in_doubt(destination.report)
+        if not _is_kept(destination):
             raise
     assert destination.report is not None
     return destination.report
 
 
-def _is_received(destination: QemuDestination) -> bool:
-    return destination.report is not None and destination.report.outcome is Outcome.COMPLETED
+def _is_kept(destination: QemuDestination) -> bool:
+    """The source was told that it is here, or nobody knows."""
+    return destination.report is not None and destination.report.outcome in (Outcome.COMPLETED, Outcome.IN_DOUBT)
 
 
 async def _reserve(saving: SavingMachine, length: int, display: Display) -> None:

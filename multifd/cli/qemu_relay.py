@@ -18,12 +18,13 @@ from multifd.cli.tls import add_tls_client, add_tls_server, client_tls, server_t
 from multifd.cli.wording import Wording
 from multifd.engine.tls import Tls
 from multifd.errors import MigrationInDoubtError
+from multifd.qemu.common_options import CHANNELS
 from multifd.qemu.hop_near import NearRelay
 from multifd.qemu.hop_options import NearOptions
 from multifd.qemu.hop_report import NearReport
 from multifd.qemu.listener import QemuListener
 from multifd.qemu.relay import QemuRelay
-from multifd.qemu.relay_options import CHANNELS, QemuRelayOptions
+from multifd.qemu.relay_options import QemuRelayOptions
 from multifd.qemu.relay_report import RelayReport
 from multifd.stats import Outcome, Progress
 

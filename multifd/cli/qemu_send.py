@@ -7,25 +7,25 @@ from pathlib import Path
 
 from multifd.cli.arguments import add_json, address
 from multifd.cli.display import Display, View, open_display, waits
-from multifd.cli.ending import EXIT_CODES_HELP, Ending, ExitCode
+from multifd.cli.ending import EXIT_CODES_HELP, Ending, ExitCode, InterruptedByUserError
 from multifd.cli.names import printable
 from multifd.cli.qemu_arguments import COMPRESSIONS, compression, qemu_channels
-from multifd.cli.running import follow, run_command
+from multifd.cli.running import follow, raise_if_in_doubt, run_command
 from multifd.cli.sizes import format_bytes
 from multifd.cli.tls import add_tls_client, client_tls
 from multifd.cli.wording import Wording
 from multifd.elements import SyncDialect, ZeroPages
+from multifd.qemu.common_options import CHANNELS
 from multifd.qemu.report import QemuReport
 from multifd.qemu.saved import SavedMachine
 from multifd.qemu.source import QemuSource
-from multifd.qemu.source_options import CHANNELS, QemuSourceOptions
+from multifd.qemu.source_options import QemuSourceOptions
 from multifd.stats import Progress
 
 AUTO = "auto"
 WORDING = Wording(
     peer="the QEMU",
-    interrupted="interrupted; the saved machine is as it was; if all of it had been sent the QEMU may run it: look at "
-    "query-status there before it is sent again",
+    interrupted="interrupted before all of it was sent; the saved machine is as it was",
 )
 DESCRIPTION = """\
 Send a saved machine (what `multifd qemu receive` makes, or a mapped-ram file
@@ -98,7 +98,11 @@ def run(arguments: argparse.Namespace) -> Ending:
 async def send(machine: SavedMachine, path: Path, to: str, options: QemuSourceOptions, display: Display) -> Ending:
     """Send a saved machine that is open."""
     source = QemuSource(to, machine, options, path=str(path))
-    report = await follow(source, display, wording=WORDING)
+    try:
+        report = await follow(source, display, wording=WORDING)
+    except InterruptedByUserError:
+        raise_if_in_doubt(source.report)
+        raise
     assert isinstance(report, QemuReport)
     return Ending(ExitCode.COMPLETED, report.to_json(), describe(report))
 

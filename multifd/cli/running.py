@@ -14,8 +14,8 @@ import uvloop
 from multifd.cli.display import Display
 from multifd.cli.ending import Ending, InterruptedByUserError
 from multifd.cli.wording import Wording
-from multifd.errors import MigrationCancelledError, MigrationError, MigrationFailedError
-from multifd.stats import Progress, Report
+from multifd.errors import MigrationCancelledError, MigrationError, MigrationFailedError, MigrationInDoubtError
+from multifd.stats import Outcome, Progress, Report
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 DEFAULT_WORDING = Wording()
@@ -108,6 +108,12 @@ async def follow(
             watcher.cancel()
             await asyncio.gather(watcher, return_exceptions=True)
             display.close()
+
+
+def raise_if_in_doubt(report: Report | None) -> None:
+    """After an interruption: raise `MigrationInDoubtError` if that is how the session ended, which must be told."""
+    if report is not None and report.outcome is Outcome.IN_DOUBT:
+        raise MigrationInDoubtError(report.cause, report)
 
 
 async def _watch(side: Side, display: Display) -> None:

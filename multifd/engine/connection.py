@@ -125,6 +125,11 @@ class Connection:
         return self._closed
 
     @property
+    def is_lost(self) -> bool:
+        """Whether it is known here that nothing more can be sent: asked after `write`, whether that one failed."""
+        return self._lost is not None
+
+    @property
     def backlog(self) -> int:
         """Bytes that were written and not yet sent."""
         return len(self._out)

@@ -48,7 +48,7 @@ class Address:
                 return cls(path=parts.path)
             if parts.scheme == "tcp" and parts.hostname and parts.path in ("", "/") and parts.port is not None:
                 return cls(host=parts.hostname, port=parts.port)
-        raise ValueError(f"an address is tcp://HOST:PORT or unix:///PATH, not {text!r}")
+        raise ValueError(f"an address is tcp://HOST:PORT or unix:///PATH (or tcp:HOST:PORT, unix:PATH), not {text!r}")
 
     def __str__(self) -> str:
         if self.path:

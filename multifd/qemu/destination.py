@@ -63,7 +63,9 @@ class QemuDestination:
         source.
 
         Raises `MigrationFailedError`, `MigrationRefusedError` or `MigrationCancelledError`, with the report: nothing
-        was kept, the guest runs on at the source. Raises `TransportError` and `ValueError` for an address that can't be
+        was kept, the guest runs on at the source. Raises `MigrationInDoubtError` if the machine was stored and SHUT 0
+        could not be said: it is kept, and the source is to be looked at before one of the two runs. Raises
+        `TransportError` and `ValueError` for an address that can't be
         listened on.
 
         When the task is cancelled everything is released before it ends. `report` tells whether that was too late.
@@ -74,7 +76,9 @@ class QemuDestination:
         own = QemuListener.open(listener, self.options.tls) if isinstance(listener, str) else None
         try:
             where = own or self._open_listener()
-            self._run = QemuDestinationRun(where, self._target, self.options, hooks=self, progress=self._progress)
+            self._run = QemuDestinationRun(
+                where, self._target, self.options, hooks=self, progress=self._progress, path=self._path
+            )
             with where.hosted_by(self._run):
                 await self._run.run()
             if self._run.error is None and self.options.digests:

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from multifd import limits
 from multifd.elements import Compression
 from multifd.engine.tls import Tls
+from multifd.qemu.common_options import CHANNELS, check_channels
 from multifd.session.qemu_ack import CHOICES
-
-CHANNELS = 2
-"""QEMU's default for multifd-channels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,11 +40,8 @@ class QemuDestinationOptions:
 
     def __post_init__(self) -> None:
         """Raise `ValueError` for a value that can't be."""
-        if not 1 <= self.channels <= limits.QEMU_CHANNELS_MAX:
-            raise ValueError(f"channels is {self.channels}; 1 to {limits.QEMU_CHANNELS_MAX} is possible")
+        check_channels(self.channels, self.socket_buffer)
         if self.switchover_ack not in CHOICES:
             raise ValueError(f"switchover_ack is {self.switchover_ack!r}; {', '.join(CHOICES)} are possible")
         if not 0 <= self.hold_ack_s <= limits.SECONDS_MAX:
             raise ValueError(f"hold_ack_s is {self.hold_ack_s}; 0 to {limits.SECONDS_MAX:g} is possible")
-        if self.socket_buffer is not None and self.socket_buffer < 1:
-            raise ValueError(f"socket_buffer is {self.socket_buffer}; None or at least 1 is possible")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from multifd.elements import ZeroPages
-from multifd.errors import RefusedError
+from multifd.elements import AckMode, ZeroPages
+from multifd.errors import InDoubtError, RefusedError
 from multifd.qemu.report import Acks, Dialect, QemuReport
 from multifd.session.qemu_states import QemuDestinationState
 from multifd.stats import Outcome, Progress
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 _BLOCKED_S = 1.0
 """A wait at a mark that is longer than this is worth a word."""
+_MANY_TIMES = 4
+"""When so many times the RAM have come, something keeps the source from its end."""
 
 
 def destination_progress(run: QemuDestinationRun) -> Progress:
@@ -47,6 +49,9 @@ def _waits(run: QemuDestinationRun) -> tuple[str, ...]:
     if session.acks.wake_at is not None:
         left_s = max(0.0, session.acks.wake_at - now)
         waits.append(f"the acknowledgement, which is held back for {left_s:.1f} s more")
+    ram_bytes = sum(block.length for block in session.blocks)
+    if session.acks.mode is AckMode.OFF and run.received_bytes > _MANY_TIMES * ram_bytes > 0:
+        waits.append("the source to switch over; if its capability switchover-ack is on, it waits for an ack")
     if session.state is QemuDestinationState.STORING:
         waits.append("all of it to be on the disk")
     return tuple(waits)
@@ -97,6 +102,8 @@ def destination_report(run: QemuDestinationRun, path: str) -> QemuReport:
 
 
 def _outcome(run: QemuDestinationRun) -> Outcome:
+    if isinstance(run.error, InDoubtError):
+        return Outcome.IN_DOUBT
     if run.session.state is QemuDestinationState.CANCELLED:
         return Outcome.CANCELLED
     if isinstance(run.error, RefusedError) and not run.prepared_at:

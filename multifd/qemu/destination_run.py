@@ -8,7 +8,6 @@ this file connects them and owns their lives.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Protocol
 
@@ -21,7 +20,7 @@ from multifd.engine.events import EventQueue
 from multifd.engine.progress import ProgressFeed
 from multifd.engine.session_run import SessionRun, as_ours, to_its_end
 from multifd.engine.transport import SocketOptions
-from multifd.errors import MultifdError, RemoteProtocolError, TransportError
+from multifd.errors import InDoubtError, MultifdError, RemoteProtocolError, TransportError
 from multifd.qemu.channel_receiver import (
     DeviceStateCame,
     QemuChannelReceiver,
@@ -71,7 +70,9 @@ class QemuDestinationRun(SessionRun):
         *,
         hooks: Hooks,
         progress: ProgressFeed,
+        path: str = "",
     ) -> None:
+        """`path` is where `target` puts the machine, for texts."""
         rules = DestinationRules(
             channels=options.channels,
             ack=options.switchover_ack,
@@ -115,8 +116,11 @@ class QemuDestinationRun(SessionRun):
         """Connections whose ends have not come."""
         self._all_gone = asyncio.Event()
         self._seen_bytes = 0
+        self._path = path
         self._unsaid: MultifdError | None = None
-        """Why SHUT 0 could not be written."""
+        """SHUT 0 could not be written."""
+        self._leaving = False
+        """The system did not take all of SHUT 0 at once."""
 
     # -- life
 
@@ -152,17 +156,34 @@ class QemuDestinationRun(SessionRun):
     async def _source_closes(self) -> None:
         """After SHUT 0: let the source close first, for a channel that is cut too early is a failure to some."""
         assert self._main is not None
-        with contextlib.suppress(TimeoutError):
+        try:
             async with asyncio.timeout(limits.QEMU_GONE_DEADLINE_S):
-                try:
-                    await self._main.drain(0)
-                except TransportError:
-                    self.session.notes.append(
-                        "main was lost while SHUT 0 was on its way: ask query-migrate at the source before you end it"
-                    )
+                await self._main.drain(0)
                 await self._all_gone.wait()
+        except TransportError as error:
+            if not self._leaving:  # the system had taken it all
+                self.session.notes.append(f"{error}, after SHUT 0: ask query-migrate at the source before you end it")
+        except TimeoutError:
+            pass
+
+    def _check_said(self) -> None:
+        """Whether the system took all of SHUT 0."""
+        main = self._main
+        if self._leaving and main is not None and (main.is_lost or main.backlog):
+            self.error = self._in_doubt("main was lost or stood still before the system took all of it")
+
+    def _in_doubt(self, why: object) -> InDoubtError:
+        """SHUT 0 was not said, or not all of it, and what became of the source nobody here knows: if it crashed the
+        machine that is stored is the only one.
+        """
+        where = self._path or "the machine"
+        return InDoubtError(
+            f"SHUT 0 could not be said: {where} is whole and kept; ask query-migrate at the source before one of the "
+            f"two runs ({why})"
+        )
 
     async def _release(self) -> None:
+        self._check_said()
         self._timer.cancel()
         for task in self._tasks:
             task.cancel()
@@ -175,7 +196,7 @@ class QemuDestinationRun(SessionRun):
         for number, receiver in self.receivers.items():
             receiver.cancel(orderly=_name(number) not in self._open)
         await self._join({_name(number): receiver.join for number, receiver in self.receivers.items()})
-        if self.error is not None:
+        if self.error is not None and not isinstance(self.error, InDoubtError):
             trouble = await self._calls.abort()
             if trouble:
                 self._tell_trouble(trouble)
@@ -195,7 +216,9 @@ class QemuDestinationRun(SessionRun):
 
     def take_channel(self, connection: Connection, handshake: e.Handshake) -> None:
         """A channel is there. Raises `RemoteProtocolError` if it can't be."""
-        self.session.handle_channel(handshake, self.now)
+        for number in self.session.handle_channel(handshake, self.now):
+            self._waiting.pop(number).abort()
+            self._open.discard(_name(number))
         self._waiting[handshake.channel] = connection
         self._connected(_name(handshake.channel))
         self._act()
@@ -294,11 +317,14 @@ class QemuDestinationRun(SessionRun):
             self._hooks.send_return(action.message)
         except MultifdError as error:
             if is_commit:  # the machine takes it for said
-                self._unsaid = TransportError(f"SHUT 0 could not be said, so the guest is at the source: {error}")
+                self._unsaid = self._in_doubt(error)
             else:
                 self.session.handle_failure(error, self.now)
         else:
-            if is_commit:
+            if is_commit and self._main is not None and self._main.is_lost:
+                self._unsaid = self._in_doubt("main was lost")
+            elif is_commit:
+                self._leaving = self._main is not None and self._main.backlog > 0
                 self.shut_at = self.now
 
     def _prepare_blocks(self, action: a.PrepareBlocks) -> None:

@@ -89,6 +89,12 @@ class Carrier:
         """*any*: whether the far end's guest is to run."""
         return self._near.guest_runs
 
+    @property
+    def movement(self) -> object:
+        """Another one whenever bytes have left for the far relay, or it has written some to its QEMU."""
+        report = self.report
+        return report and (report.bytes_sent, [device.load_ms for device in report.switchover])
+
     # -- as main's connection
 
     @property

@@ -5,6 +5,7 @@ QEMU there as they are (proto/qemu.md section 16).
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
@@ -68,12 +69,19 @@ class FarMain(_Far):
 
     async def say(self, word: FarWord) -> None:
         """*the relay's loop*: say something to the near relay."""
-        if self._say is None or self._worker is None:
-            raise LocalProtocolError(self.name, "a near relay that hears messages")
-        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._send(self._say, word), self._worker))
+        assert self._worker is not None
+        said: concurrent.futures.Future[None] = concurrent.futures.Future()
+        try:
+            self._worker.call_soon_threadsafe(self._begin, word, said)
+        except RuntimeError:  # the worker's loop is closed
+            raise TransportError("the session with the near relay has ended") from None
+        await asyncio.wrap_future(said)
 
-    async def _send(self, say: Say, word: FarWord) -> None:
-        await say(serialize_word(word))
+    def _begin(self, word: FarWord, said: concurrent.futures.Future[None]) -> None:
+        """*worker*."""
+        assert self._say is not None
+        work = asyncio.ensure_future(self._say(serialize_word(word)))
+        work.add_done_callback(lambda _: _tell(work, said))
 
     async def set_state(self, state: DeviceState) -> None:
         """See `Device`."""
@@ -88,6 +96,15 @@ class FarMain(_Far):
             self._qemu.order(run=parse_order(bytes(data)))
         else:
             await self._home.run(self._qemu.write_main(bytes(data)))
+
+
+def _tell(work: asyncio.Future[None], said: concurrent.futures.Future[None]) -> None:
+    """What came of it, to whoever still waits."""
+    if work.cancelled():
+        said.cancel()
+    elif said.set_running_or_notify_cancel():
+        error = work.exception()
+        said.set_exception(error) if error is not None else said.set_result(None)
 
 
 class FarChannel(_Far):

@@ -22,7 +22,7 @@ from multifd.qemu.relay_far_end import FarChannel, FarMain
 from multifd.qemu.relay_report import RelayReport
 from multifd.qemu.relay_run import Hooks, Monitors, QemuRelayRun
 from multifd.session import qemu_relay as r
-from multifd.session.qemu_relay import RelayState
+from multifd.session.qemu_states import RelayState
 from multifd.wire.qemu_hop import FarWord, Gone, Released, Returned, Whole
 from multifd.wire.qemu_packet import serialize_handshake
 from multifd.wire.qemu_return import ReturnReader
@@ -89,6 +89,9 @@ class NearRelayRun(QemuRelayRun):
         if self.session.state is RelayState.COMPLETED:
             self.carrier.give_up()
         super()._finished(action)
+
+    def _movement(self) -> object:
+        return super()._movement(), self.carrier.movement
 
     def _note(self, element: e.StreamElement) -> None:
         super()._note(element)

@@ -58,6 +58,8 @@ class QemuListener:
         self._loop = asyncio.get_running_loop()
         self._host: Host | None = None
         self._pending: dict[asyncio.Task[None], socket.socket] = {}
+        self._accepting: set[asyncio.Task[None]] = set()
+        """Of the host there is, and of those before while they end."""
 
     @classmethod
     def open(cls, address: str | Address, tls: Tls | None = None) -> QemuListener:
@@ -91,6 +93,8 @@ class QemuListener:
             raise LocalProtocolError("QemuListener", "one destination at a time")
         self._host = host
         accepting = self._loop.create_task(self._accept())
+        self._accepting.add(accepting)
+        accepting.add_done_callback(self._accepting.discard)
         try:
             yield
         finally:
@@ -107,7 +111,7 @@ class QemuListener:
 
     async def close(self) -> None:
         """Stop listening, and remove a unix socket's path. Idempotent."""
-        tasks = [*self._pending]
+        tasks = [*self._accepting, *self._pending]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

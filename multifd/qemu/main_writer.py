@@ -34,7 +34,7 @@ class MainWriter:
         return self._written_bytes - self._connection.backlog
 
     def put(self, elements: Iterable[StreamElement], done: Callable[[], None] | None = None) -> None:
-        """Write these after all that was put before; then call `done`."""
+        """Write these after all that was put before; when the system has taken all of it, call `done`."""
         self._queue.append((elements, done))
         self._more.set()
 
@@ -48,6 +48,7 @@ class MainWriter:
                 for element in elements:
                     await self._write(element)
                 if done is not None:
+                    await self._connection.drain(0)
                     done()
             self._more.clear()
             await self._more.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
@@ -15,7 +16,8 @@ from multifd.qemu.relay_options import QemuRelayOptions
 from multifd.qemu.relay_report import RelayReport
 from multifd.qemu.relay_run import Monitors, QemuRelayRun
 from multifd.qemu.report import Dialect
-from multifd.session.qemu_relay import RelayAction, RelayState
+from multifd.session.qemu_relay import RelayAction
+from multifd.session.qemu_states import RelayState
 from multifd.stats import Outcome, Progress
 
 _OUTCOMES = {
@@ -51,6 +53,7 @@ class QemuRelay:
         self._preparing = False
         self._called_off = ""
         """Why, if that was asked for before there was a session."""
+        self._opening: asyncio.Task[Monitors] | None = None
         self._run: QemuRelayRun | None = None
 
     async def run(self) -> RelayReport:
@@ -69,14 +72,12 @@ class QemuRelay:
         self._preparing = True
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self._progress.close)
-            source, far = [await self._open_monitor(each, stack) for each in self._monitors]
-            if far is not None and (state := await far.run_state()) != WAITS:
-                raise MultifdError(f"the QEMU at {self._monitors[1]} is {state}: start it with -incoming and -S")
+            monitors = await self._opened_monitors(stack)
             listener = self._listener
             if isinstance(listener, str):
                 listener = QemuListener.open(listener, self.options.tls)
                 stack.push_async_callback(listener.close)
-            self._run = self._make_run((source, far))
+            self._run = self._make_run(monitors)
             if self._called_off:
                 self._run.cancel(self._called_off)
             with listener.hosted_by(self._run):
@@ -90,6 +91,8 @@ class QemuRelay:
         """Call it off. False if it is too late: the far end may have the guest; or if there is nothing to call off."""
         if self._run is None and self._preparing:
             self._called_off = cause  # monitors are being connected
+            if self._opening is not None:
+                self._opening.cancel()
             return True
         return self._run is not None and self._run.cancel(cause)
 
@@ -111,6 +114,25 @@ class QemuRelay:
 
     def _make_run(self, monitors: Monitors) -> QemuRelayRun:
         return QemuRelayRun(self._to, self.options, monitors, self, self._progress)
+
+    async def _opened_monitors(self, stack: contextlib.AsyncExitStack) -> Monitors:
+        """None if it is called off meanwhile: whoever does that does not wait for a monitor that never answers."""
+        if self._called_off:
+            return None, None
+        self._opening = asyncio.create_task(self._open_monitors(stack))
+        try:
+            return await self._opening
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if not self._called_off or (task is not None and task.cancelling()):
+                raise
+            return None, None
+
+    async def _open_monitors(self, stack: contextlib.AsyncExitStack) -> Monitors:
+        source, far = [await self._open_monitor(each, stack) for each in self._monitors]
+        if far is not None and (state := await far.run_state()) != WAITS:
+            raise MultifdError(f"the QEMU at {self._monitors[1]} is {state}: start it with -incoming and -S")
+        return source, far
 
     @staticmethod
     async def _open_monitor(address: Address | None, stack: contextlib.AsyncExitStack) -> Monitor | None:

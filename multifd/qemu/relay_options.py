@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from multifd import limits
 from multifd.elements import Compression
 from multifd.engine.tls import Tls
-
-CHANNELS = 2
-"""QEMU's default for multifd-channels."""
+from multifd.qemu.common_options import CHANNELS, check_channels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,10 +37,7 @@ class QemuRelayOptions:
 
     def __post_init__(self) -> None:
         """Raise `ValueError` for a value that can't be."""
-        if not 1 <= self.channels <= limits.QEMU_CHANNELS_MAX:
-            raise ValueError(f"channels is {self.channels}; 1 to {limits.QEMU_CHANNELS_MAX} is possible")
-        if self.socket_buffer is not None and self.socket_buffer < 1:
-            raise ValueError(f"socket_buffer is {self.socket_buffer}; None or at least 1 is possible")
+        check_channels(self.channels, self.socket_buffer)
 
     @property
     def far_compression(self) -> Compression:

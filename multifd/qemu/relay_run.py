@@ -28,7 +28,8 @@ from multifd.qemu.relay_options import QemuRelayOptions
 from multifd.qemu.report import ChannelTally
 from multifd.session import qemu_relay as r
 from multifd.session.convergence import RateMeter
-from multifd.session.qemu_relay import QemuRelaySession, RelayState
+from multifd.session.qemu_relay import QemuRelaySession
+from multifd.session.qemu_states import RelayState
 from multifd.stats import Progress
 from multifd.wire.qemu_packet import serialize_handshake
 from multifd.wire.qemu_return import ReturnReader, serialize_return
@@ -84,6 +85,7 @@ class QemuRelayRun(SessionRun):
         self._unblocked = asyncio.Event()
         self.meter = RateMeter()
         self._moved_bytes = 0
+        self._moved_on: object = None
 
     # -- life
 
@@ -378,12 +380,20 @@ class QemuRelayRun(SessionRun):
         if moved != self._moved_bytes:
             self.meter.add(moved - self._moved_bytes, self.now)
             self._moved_bytes = moved
+        if self.session.wake_at is not None and (movement := self._movement()) != self._moved_on:
+            self._moved_on = movement
+            self.session.handle_progress(self.now)
+
+    def _movement(self) -> object:
+        """Another one whenever bytes have left for the far end, or come for a section that goes on when it is whole."""
+        return self.passed.wire_bytes, self.gate.came_bytes - (self._far.backlog if self._far is not None else 0)
 
     def snapshot(self) -> Progress:
         """How it stands; what it waits for says where the guest is."""
         waits = {
             RelayState.GATHERING: "the source's connections",
             RelayState.CONNECTING: "the far end to be connected",
+            RelayState.STOPPED: "the rest of the machine to be passed on",
             RelayState.RELEASED: "the far end's SHUT",
             RelayState.COMMITTED: "the source to be done",
             RelayState.CONTINUING: "the far end's guest to run",

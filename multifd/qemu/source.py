@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from multifd.engine.progress import ProgressFeed
 from multifd.engine.reporting import finish
 from multifd.engine.transport import Address
-from multifd.errors import LocalProtocolError
+from multifd.errors import InDoubtError, LocalProtocolError
 from multifd.qemu.origin import MachineOrigin
 from multifd.qemu.report import Dialect, QemuReport
 from multifd.qemu.source_options import QemuSourceOptions
@@ -41,7 +41,8 @@ class QemuSource:
     async def run(self) -> QemuReport:
         """Send it. Returns the report when the destination has taken it over (SHUT 0).
 
-        Raises `MigrationFailedError` or `MigrationCancelledError`, with the report; with nothing begun `StorageError`
+        Raises `MigrationFailedError`, `MigrationCancelledError` or `MigrationInDoubtError` (all was sent and nobody
+        says what became of it: the destination's guest may run), with the report; with nothing begun `StorageError`
         for a machine that is not whole, `LocalProtocolError` for options that can't be.
         """
         if self._run is not None:
@@ -74,9 +75,10 @@ class QemuSource:
     def _report(self, run: QemuSourceRun) -> QemuReport:
         session, options, state = run.session, self._options, self._origin.state
         packets, main = run.tally, run.writer
+        in_doubt = isinstance(run.error, InDoubtError)
         report = QemuReport(
             side="source",
-            outcome=_OUTCOMES.get(session.state, Outcome.FAILED),
+            outcome=Outcome.IN_DOUBT if in_doubt else _OUTCOMES.get(session.state, Outcome.FAILED),
             cause="; ".join(filter(None, (f"{run.error or ''}{run.trouble}", run.hint))),
             channels=len(run.senders),
             bytes_sent=packets.wire_bytes,

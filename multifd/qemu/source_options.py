@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from multifd import limits
 from multifd.elements import Compression, SyncDialect, ZeroPages
 from multifd.engine.tls import Tls
-
-CHANNELS = 2
-"""QEMU's default for multifd-channels."""
+from multifd.qemu.common_options import CHANNELS, check_channels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,9 +33,6 @@ class QemuSourceOptions:
 
     def __post_init__(self) -> None:
         """Raise `ValueError` for a value that can't be."""
-        if not 1 <= self.channels <= limits.QEMU_CHANNELS_MAX:
-            raise ValueError(f"channels is {self.channels}; 1 to {limits.QEMU_CHANNELS_MAX} is possible")
+        check_channels(self.channels, self.socket_buffer)
         if not 0 < self.shut_deadline_s <= limits.SECONDS_MAX:
             raise ValueError(f"shut_deadline_s is {self.shut_deadline_s}; up to {limits.SECONDS_MAX:g} is possible")
-        if self.socket_buffer is not None and self.socket_buffer < 1:
-            raise ValueError(f"socket_buffer is {self.socket_buffer}; None or at least 1 is possible")

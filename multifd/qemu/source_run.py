@@ -20,7 +20,14 @@ from multifd.engine.events import EventQueue
 from multifd.engine.progress import ProgressFeed
 from multifd.engine.session_run import SessionRun, as_ours, to_its_end
 from multifd.engine.transport import Address, SocketOptions
-from multifd.errors import DeadlineError, MultifdError, RemoteProtocolError, StorageError, TransportError
+from multifd.errors import (
+    DeadlineError,
+    InDoubtError,
+    MultifdError,
+    RemoteProtocolError,
+    StorageError,
+    TransportError,
+)
 from multifd.qemu.channel_sender import (
     ChannelEvent,
     ChannelFailed,
@@ -44,6 +51,8 @@ from multifd.wire.qemu_packet import serialize_handshake
 from multifd.wire.qemu_return import ReturnReader
 
 _READ_BYTES = 64 * limits.KIB
+_LONG_S = 1.0
+"""A wait that is longer than this is worth a word."""
 
 
 class QemuSourceRun(SessionRun):
@@ -200,7 +209,10 @@ class QemuSourceRun(SessionRun):
 
     def _write(self, action: a.Write) -> None:
         assert self.writer is not None
-        self.writer.put(action.elements)
+        self.writer.put(action.elements, self._all_sent if action.last else None)
+
+    def _all_sent(self) -> None:
+        self.session.handle_all_sent(self.now)
 
     def _open_channels(self, action: a.OpenChannels) -> None:
         self._spawn(self._opened(action))
@@ -293,11 +305,17 @@ class QemuSourceRun(SessionRun):
     def hint(self) -> str:
         """What to look at after a wait that ended in vain, or a connection that was lost; empty if it is not that."""
         options = self._options
-        if self._opened_at is None or not isinstance(self.error, DeadlineError | TransportError):
+        error = self.error.__cause__ if isinstance(self.error, InDoubtError) else self.error
+        if self._opened_at is None or not isinstance(error, DeadlineError | TransportError):
             return ""
-        if isinstance(self.error, TransportError):
+        if isinstance(error, TransportError):
             words = options.compression.name.lower()
             return f"here multifd-channels is {options.channels}, multifd-compression {words}"
+        return self._question()
+
+    def _question(self) -> str:
+        """What to look at while the destination does not go on."""
+        options = self._options
         if not self.session.pongs:
             return (
                 "it begins only when all of its channels are there: is its multifd-channels more than "
@@ -320,7 +338,13 @@ class QemuSourceRun(SessionRun):
             bytes_total=sum(len(block.view) for block in self._blocks.values()),
             bytes_left=max(0, self._present_bytes - sent),
             rate=self._meter.rate(self.now) or 0.0,
+            waiting_for=self._waiting_for(),
         )
+
+    def _waiting_for(self) -> tuple[str, ...]:
+        waits = self.session.waiting_for(_LONG_S, self.now)
+        stuck = waits and self._opened_at is not None and self.session.state is not QemuSourceState.WAITING
+        return (*waits, self._question()) if stuck else waits
 
     _DO: ClassVar[dict[type, Callable[[QemuSourceRun, Any], None]]] = {
         a.Write: _write,

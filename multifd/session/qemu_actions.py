@@ -94,9 +94,12 @@ class Store:
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """Write these elements on main, in this order. The first one is what follows the connect."""
+    """Write these elements on main, in this order. The first one is what follows the connect; when those of the `last`
+    one have left this side call `handle_all_sent`.
+    """
 
     elements: tuple[StreamElement, ...]
+    last: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,14 +146,20 @@ class QemuDestinationSession:
             self._connected = True
             self._waits.begin("connections", limits.QEMU_SETUP_DEADLINE_S, self.roll.missing, now)
 
-    def handle_channel(self, handshake: e.Handshake, now: float) -> None:
-        """A channel is there. Raises `RemoteProtocolError` if it can't be: the caller drops that connection only."""
+    def handle_channel(self, handshake: e.Handshake, now: float) -> frozenset[int]:
+        """A channel is there. Raises `RemoteProtocolError` if it can't be: the caller drops that connection only.
+
+        Returns the channels to be dropped for it: one that came before main's CONFIGURATION may be a stranger's. The
+        time for all to come begins anew then.
+        """
         if self.final:
             raise RemoteProtocolError("handshake", f"no channel in state {self.state.value}", handshake.channel)
-        self.roll.handle_handshake(handshake)
+        forgotten = self.roll.handle_handshake(handshake, early=self.configuration is None)
+        self._connected = self._connected and not forgotten
         self.handle_connected(now)  # a stranger's does not count
         self._check_connected()
         self._start_channels(now)
+        return forgotten
 
     def handle_channel_ended(self, channel: int, error: MultifdError | None, now: float) -> None:
         """A channel is at its end: None between two packets, else what went wrong, at either side."""
@@ -272,7 +278,8 @@ class QemuDestinationSession:
         self.without_ram = IGNORE_SHARED in (configuration.capabilities or ())
         if self.without_ram:
             self.notes.append("x-ignore-shared is on at the source: its main memory was not sent")
-        self.roll.uuid = self.roll.uuid or configuration.uuid
+        if configuration.uuid is not None and self._refusal is None:
+            self.roll.expect(configuration.uuid)
         try:
             mode = choose_ack_mode(self.rules.ack, machine_type(configuration.machine))
             self.acks = AckKeeper(mode, self.rules.hold_ack_s)
@@ -374,6 +381,7 @@ class QemuDestinationSession:
     def _check_connected(self) -> None:
         if self.configuration is not None and self._refusal is None and self.roll.complete:
             self._waits.end("connections")
+            self.roll.settle()
 
     def _start_channels(self, now: float) -> None:
         if self._prepared and self.state is _D.PREPARING and self.roll.complete:

@@ -8,11 +8,13 @@ the source. After it the far end alone decides; its SHUT is passed on as it is.
 With `continues` the far end was started with -S and runs its guest only when the relay says so: after SHUT 0 was passed
 on and the source has closed main. A source that is called off in that very moment closes main as well, SHUT 0 in hand:
 with `asks` its own word, from its monitor, is waited for.
+
+While the guest runs nobody is hurried. Main at a mark, and a guest that stands still, are waited for only as long as
+something moves. After `Release` giving up could make two guests of one, unless the far end waits for this relay.
 """
 
 from __future__ import annotations
 
-import enum
 from collections import deque
 from dataclasses import dataclass
 
@@ -31,48 +33,10 @@ from multifd.errors import (
 )
 from multifd.session.qemu_admission import NO_RETURN_PATH
 from multifd.session.qemu_channels import ChannelRoll
+from multifd.session.qemu_states import RELAY_TRANSITIONS, RelayState, check_relay_move
 from multifd.session.qemu_waits import Waits
 
-
-class RelayState(enum.Enum):
-    """States of a relay."""
-
-    GATHERING = "gathering"
-    """Connections of the source come."""
-    CONNECTING = "connecting"
-    LIVE = "live"
-    """The guest runs at the source."""
-    STOPPED = "stopped"
-    """It is stopped there, and what is left of it is passed on."""
-    RELEASED = "released"
-    """The far end has everything: its SHUT decides."""
-    COMMITTED = "committed"
-    """SHUT 0 was passed on: the source gives the guest up."""
-    CONTINUING = "continuing"
-    """The source is done; the far end is told to go on."""
-    COMPLETED = "completed"
-    FAILED = "failed"
-    """The guest runs on at the source."""
-    CANCELLED = "cancelled"
-    IN_DOUBT = "in-doubt"
-    """Nobody here knows who has the guest, or it stands still at the far end: the error says which."""
-
-
 _R = RelayState
-_OFF = {_R.FAILED, _R.CANCELLED}
-RELAY_TRANSITIONS: dict[_R, frozenset[_R]] = {
-    _R.GATHERING: frozenset({_R.CONNECTING} | _OFF),
-    _R.CONNECTING: frozenset({_R.LIVE} | _OFF),
-    _R.LIVE: frozenset({_R.STOPPED} | _OFF),
-    _R.STOPPED: frozenset({_R.RELEASED} | _OFF),
-    _R.RELEASED: frozenset({_R.COMMITTED, _R.FAILED, _R.IN_DOUBT}),
-    _R.COMMITTED: frozenset({_R.CONTINUING, _R.COMPLETED, _R.FAILED, _R.IN_DOUBT}),
-    _R.CONTINUING: frozenset({_R.COMPLETED, _R.IN_DOUBT}),
-    _R.COMPLETED: frozenset(),
-    _R.FAILED: frozenset(),
-    _R.CANCELLED: frozenset(),
-    _R.IN_DOUBT: frozenset(),
-}
 _FINAL = frozenset(state for state, after in RELAY_TRANSITIONS.items() if not after)
 _SAFE = frozenset({_R.GATHERING, _R.CONNECTING, _R.LIVE, _R.STOPPED})
 """The far end can't have the machine: it lacks the end of its stream."""
@@ -151,7 +115,7 @@ class QemuRelaySession:
         self.acks = 0
         self.notes: list[str] = []
         """What a person should know of this run, sentences."""
-        self._main = self._whole = False
+        self._main = self._ram_ended = self._whole = False
         self._passed: list[int] = [0] * channels
         self._waits = Waits()
         self._actions: deque[RelayAction] = deque()
@@ -210,18 +174,21 @@ class QemuRelaySession:
                 self.return_path = True
             case e.Command(number=CommandNumber.SWITCHOVER_START):
                 self.switchover_start = True
+                self._await_rest(now)
             case e.RamBegins(phase=Phase.START) if not self.return_path:
                 self.handle_failure(TransportError(NO_RETURN_PATH), now)
             case e.RamBegins(phase=Phase.END):
-                self._move(_R.STOPPED)
+                self._on_stopped(now)
             case e.BlockList():
                 self.blocks = element.blocks
             case e.SyncMark():
                 self.sync = SyncDialect.PER_ROUND
-                self.marks += 1
+                self._on_mark(now)
             case e.RamEnds():
+                self._ram_ended = element.phase is Phase.END
                 self.sync = self.sync or SyncDialect.PER_SECTION
-                self.marks += self.sync is SyncDialect.PER_SECTION
+                if self.sync is SyncDialect.PER_SECTION:
+                    self._on_mark(now)
             case e.Section(header=e.SectionHeader(name="globalstate")):
                 self.run_state = element.body[4:].partition(b"\0")[0].decode("ascii", "replace")
             case e.Description():
@@ -237,6 +204,8 @@ class QemuRelaySession:
     def handle_syncs_passed(self, channel: int, count: int, now: float) -> None:
         """A channel has passed on so many SYNCs in all, and everything before the last."""
         self._passed[channel] = count
+        if not self.main_blocked:
+            self._waits.end("sync")
         self._release(now)
 
     def handle_near_ended(self, error: MultifdError | None, now: float) -> None:
@@ -326,6 +295,10 @@ class QemuRelaySession:
         if self.state in _SAFE:
             self.handle_failure(error, now)
 
+    def handle_progress(self, now: float) -> None:
+        """Something has moved on."""
+        self._waits.renew(now)
+
     def handle_failure(self, error: MultifdError, now: float) -> None:  # noqa: ARG002  every input has the time
         """Anything failed. The first error wins."""
         if self.final:
@@ -374,10 +347,40 @@ class QemuRelaySession:
     def _missing(self) -> str:
         return self.roll.missing() + (f"; {self.roll.dropped}" if self.roll.dropped else "")
 
-    def _release(self, _now: float) -> None:
+    def _on_mark(self, now: float) -> None:
+        self.marks += 1
+        if self.main_blocked:
+            self._waits.begin("sync", limits.QEMU_SYNC_DEADLINE_S, self._missing_syncs, now, silence=True)
+
+    def _missing_syncs(self) -> str:
+        late = ", ".join(str(channel) for channel, count in enumerate(self._passed) if count < self.marks)
+        return f"SYNC on channel {late} to be passed on, at mark {self.marks} of main"
+
+    def _on_stopped(self, now: float) -> None:
+        if self.state is _R.LIVE:
+            self._move(_R.STOPPED)
+            self._await_rest(now)
+        else:
+            self.handle_failure(RemoteProtocolError("main: END of ram", "it once, after START", self.state.value), now)
+
+    def _await_rest(self, now: float) -> None:
+        self._waits.begin("stop", limits.QEMU_STOP_SILENCE_S, self._missing_rest, now, silence=True)
+
+    def _missing_rest(self) -> str:
+        what = "the rest of a machine that stands still to be passed on"
+        if self.main_blocked:
+            return f"{what}: {self._missing_syncs()}"
+        if self._ram_ended and not self._whole:
+            what += " (one with suppress-vmdesc=on sends no VM description, and is relayed with --no-vmdesc)"
+        return what
+
+    def _release(self, now: float) -> None:
         """The far end gets the end of main when the channels have passed on what belongs before it."""
         if self._whole and self.state is _R.STOPPED and not self.main_blocked:
             self._move(_R.RELEASED)
+            self._waits.end("stop")
+            if self.continues:  # else the far end may run its guest whenever it has loaded it: only its word counts
+                self._waits.begin("shut", limits.QEMU_SHUT_DEADLINE_S, lambda: "the far end's SHUT", now, silence=True)
             self._actions.append(Release())
 
     def _on_shut(self, shut: e.Shut, now: float) -> None:
@@ -390,6 +393,7 @@ class QemuRelaySession:
             self._fail(RemoteProtocolError("the far end's SHUT 0", "it after the end of main", where))
         else:
             self._move(_R.COMMITTED)
+            self._waits.end("shut")
             self._actions.append(Reply(shut))
             self._waits.begin(
                 "close", limits.QEMU_DONE_DEADLINE_S, lambda: "the source to close main after SHUT 0", now
@@ -438,6 +442,5 @@ class QemuRelaySession:
         self._actions = deque([*kept, Finished(error)])
 
     def _move(self, state: _R) -> None:
-        if state not in RELAY_TRANSITIONS[self.state]:
-            raise LocalProtocolError("relay state", f"a legal one after {self.state.value}", state.value)
+        check_relay_move(self.state, state)
         self.state = state

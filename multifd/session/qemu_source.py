@@ -15,6 +15,7 @@ from multifd.elements import CommandNumber, Phase, SyncDialect, ZeroPages
 from multifd.errors import (
     CalledOffError,
     Code,
+    InDoubtError,
     LocalProtocolError,
     MultifdError,
     PeerError,
@@ -35,6 +36,9 @@ from multifd.session.qemu_waits import Waits
 
 PING_VALUE = 1
 """Of the one PING, as QEMU's sources have it at set-up."""
+
+_LOOK = "look at its log and at query-status before it is sent again"
+"""When the destination may have the machine."""
 
 _S = QemuSourceState
 _FINAL = frozenset(state for state, after in QEMU_SOURCE_TRANSITIONS.items() if not after)
@@ -102,7 +106,7 @@ class QemuSourceSession:
         self.pongs: list[int] = []
         self.acks = 0
         """SWITCHOVER_ACK that came; this source waits for none, since no guest runs here."""
-        self._syncing = False
+        self._syncing = self._all_sent = False
         self._waits = Waits()
         self._actions: deque[a.QemuSourceAction] = deque()
 
@@ -112,6 +116,10 @@ class QemuSourceSession:
     def wake_at(self) -> float | None:
         """When `handle_timer` is to be called next, at the latest."""
         return self._waits.wake_at
+
+    def waiting_for(self, longer_than_s: float, now: float) -> tuple[str, ...]:
+        """What has been waited for longer than that, in words."""
+        return self._waits.longer_than(longer_than_s, now)
 
     @property
     def final(self) -> bool:
@@ -171,6 +179,10 @@ class QemuSourceSession:
         else:
             self._finish_stream(now)
 
+    def handle_all_sent(self, now: float) -> None:  # noqa: ARG002  every input has the time
+        """The `last` of the writes has left this side: from here on the destination may have the machine and run it."""
+        self._all_sent = True
+
     def handle_progress(self, now: float) -> None:
         """Bytes have gone out on main or a channel since the last call: the wait for a stalled destination, or for its
         SHUT, begins anew. Call it about once a second.
@@ -194,16 +206,15 @@ class QemuSourceSession:
             self.acks += 1
         elif isinstance(message, e.Shut) and message.status:
             cause = f"the destination refused the machine (SHUT {message.status}): see its own log"
-            self.handle_failure(PeerError(Code.REFUSED, cause), now)
+            self._finish(_S.FAILED, PeerError(Code.REFUSED, cause))
         elif isinstance(message, e.Shut):
             self._finish(_S.COMPLETED, None)
 
     def handle_main_ended(self, error: MultifdError | None, now: float) -> None:
         """Main is closed or lost."""
-        if self.state is _S.WAITING:
+        if self._all_sent:
             cause = (
-                "main ended before SHUT: the destination failed, or it has the machine and could not say so; look at "
-                "its log and at query-status before it is sent again"
+                f"main ended before SHUT: the destination failed, or it has the machine and could not say so; {_LOOK}"
             )
         else:
             cause = "the destination ended main before everything was sent: see its own log"
@@ -214,12 +225,15 @@ class QemuSourceSession:
     def handle_failure(self, error: MultifdError, now: float) -> None:  # noqa: ARG002  every input has the time
         """Anything failed on this side, or a channel was lost. The first error wins."""
         if not self.final:
-            self._finish(_S.FAILED, error)
+            self._finish(_S.FAILED, self._in_doubt(error) if self._all_sent else error)
 
     def cancel(self, cause: str, now: float) -> bool:  # noqa: ARG002  every input has the time
-        """Call it off; False when it is too late (a final state)."""
+        """Call it off; False when it is too late (a final state). When all was sent it ends, but in doubt."""
         if self.final:
             return False
+        if self._all_sent:
+            self._finish(_S.FAILED, self._in_doubt(CalledOffError(cause)))
+            return True
         self._finish(_S.CANCELLED, CalledOffError(cause))
         return True
 
@@ -256,7 +270,8 @@ class QemuSourceSession:
     def _finish_stream(self, now: float) -> None:
         description = self.machine.description
         last = () if description is None else (e.Description(description),)
-        self._write(e.RamEnds(Phase.END), *self.machine.sections, e.EndOfState(), *last)
+        elements = (e.RamEnds(Phase.END), *self.machine.sections, e.EndOfState(), *last)
+        self._actions.append(a.Write(elements, last=True))
         self._move(_S.WAITING)
         self._waits.end("stall")
         # what was asked to be written has not gone out yet: as long as bytes move the wait begins anew
@@ -266,7 +281,14 @@ class QemuSourceSession:
         hint = "is multifd-compression the same there?"
         if self.machine.description is None:
             hint = "has its machine suppress-vmdesc=on, as this one had?"
-        return f"the destination's SHUT; look at its log and at query-status before it is sent again ({hint})"
+        return f"the destination's SHUT; {_LOOK} ({hint})"
+
+    def _in_doubt(self, error: MultifdError) -> InDoubtError:
+        """What an error is when the destination may have the machine."""
+        told = str(error)
+        doubt = InDoubtError(told if _LOOK in told else f"{told}; the destination may have the machine: {_LOOK}")
+        doubt.__cause__ = error
+        return doubt
 
     def _sync_channels(self) -> None:
         self._syncing = True

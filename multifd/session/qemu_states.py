@@ -1,4 +1,4 @@
-"""The tables of both machines of QEMU's dialect: states, transitions, and what is legal in which state (proto/qemu.md
+"""The tables of the machines of QEMU's dialect: states, transitions, and what is legal in which state (proto/qemu.md
 section 14). As in `states`: what is absent is an error, and a test compares these tables with the page.
 """
 
@@ -46,10 +46,36 @@ class QemuSourceState(enum.Enum):
     CANCELLED = "cancelled"
 
 
+class RelayState(enum.Enum):
+    """States of a relay."""
+
+    GATHERING = "gathering"
+    """Connections of the source come."""
+    CONNECTING = "connecting"
+    LIVE = "live"
+    """The guest runs at the source."""
+    STOPPED = "stopped"
+    """It is stopped there, and what is left of it is passed on."""
+    RELEASED = "released"
+    """The far end has everything: its SHUT decides."""
+    COMMITTED = "committed"
+    """SHUT 0 was passed on: the source gives the guest up."""
+    CONTINUING = "continuing"
+    """The source is done; the far end is told to go on."""
+    COMPLETED = "completed"
+    FAILED = "failed"
+    """The guest runs on at the source."""
+    CANCELLED = "cancelled"
+    IN_DOUBT = "in-doubt"
+    """Nobody here knows who has the guest, or it stands still at the far end: the error says which."""
+
+
 _D = QemuDestinationState
 _S = QemuSourceState
+_R = RelayState
 _D_OFF = {_D.FAILED, _D.CANCELLED}
 _S_OFF = {_S.FAILED, _S.CANCELLED}
+_R_OFF = {_R.FAILED, _R.CANCELLED}
 
 QEMU_DESTINATION_TRANSITIONS: dict[_D, frozenset[_D]] = {
     _D.CONFIGURATION: frozenset({_D.SETUP} | _D_OFF),
@@ -80,6 +106,20 @@ QEMU_SOURCE_TRANSITIONS: dict[_S, frozenset[_S]] = {
     _S.COMPLETED: frozenset(),
     _S.FAILED: frozenset(),
     _S.CANCELLED: frozenset(),
+}
+
+RELAY_TRANSITIONS: dict[_R, frozenset[_R]] = {
+    _R.GATHERING: frozenset({_R.CONNECTING} | _R_OFF),
+    _R.CONNECTING: frozenset({_R.LIVE} | _R_OFF),
+    _R.LIVE: frozenset({_R.STOPPED} | _R_OFF),
+    _R.STOPPED: frozenset({_R.RELEASED} | _R_OFF),
+    _R.RELEASED: frozenset({_R.COMMITTED, _R.FAILED, _R.IN_DOUBT}),
+    _R.COMMITTED: frozenset({_R.CONTINUING, _R.COMPLETED, _R.FAILED, _R.IN_DOUBT}),
+    _R.CONTINUING: frozenset({_R.COMPLETED, _R.IN_DOUBT}),
+    _R.COMPLETED: frozenset(),
+    _R.FAILED: frozenset(),
+    _R.CANCELLED: frozenset(),
+    _R.IN_DOUBT: frozenset(),
 }
 
 _BETWEEN = frozenset({_D.SETUP, _D.LIVE, _D.SWITCHOVER, _D.DEVICES})
@@ -146,6 +186,13 @@ def check_qemu_source_move(old: _S, new: _S) -> None:
         raise LocalProtocolError("QEMU source state", f"one of {legal} after {old.value}", new.value)
 
 
+def check_relay_move(old: _R, new: _R) -> None:
+    """Raise `LocalProtocolError` unless the table has this transition."""
+    if new not in RELAY_TRANSITIONS[old]:
+        legal = _names(RELAY_TRANSITIONS[old])
+        raise LocalProtocolError("relay state", f"one of {legal} after {old.value}", new.value)
+
+
 def check_qemu_element(state: _D, element: e.StreamElement, offset: int) -> None:
     """Raise `RemoteProtocolError` unless a destination in `state` may get `element`, which ends at `offset` of main."""
     legal = QEMU_DESTINATION_ELEMENTS[type(element)]
@@ -172,5 +219,5 @@ def check_qemu_source_message(state: _S, message: e.ReturnMessage) -> None:
         raise RemoteProtocolError("return path: SHUT 0 too early", "it after the last byte was sent", state.value)
 
 
-def _names(states: frozenset[_D] | frozenset[_S]) -> str:
+def _names(states: frozenset[_D] | frozenset[_S] | frozenset[_R]) -> str:
     return ", ".join(sorted(state.value for state in states)) or "nothing (a final state)"

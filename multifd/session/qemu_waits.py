@@ -17,7 +17,7 @@ class _Wait:
 
 
 class Waits:
-    """The waits that are under way. `what` is asked for its text only when a wait has ended in vain."""
+    """The waits that are under way. `what` is asked for its text only when somebody wants to know."""
 
     def __init__(self) -> None:
         self._waits: dict[str, _Wait] = {}
@@ -44,6 +44,10 @@ class Waits:
     def clear(self) -> None:
         """Nothing is waited for any more."""
         self._waits.clear()
+
+    def longer_than(self, seconds: float, now: float) -> tuple[str, ...]:
+        """What has been waited for longer than that; for `silence`: since something moved."""
+        return tuple(wait.what() for wait in self._waits.values() if now - (wait.at - wait.seconds) > seconds)
 
     def poll_expired(self, now: float) -> DeadlineError | None:
         """The error of a wait that is over, if there is one."""

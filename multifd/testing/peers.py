@@ -66,13 +66,21 @@ class Peer:
         raise AssertionError("the migration completed")
 
     async def close(self) -> None:
-        """End what runs. Twice is harmless."""
-        if self._session is not None:
-            self._session.cancel()
-            with contextlib.suppress(MultifdError, asyncio.CancelledError):
-                await self._session
-        if self.line is not None:
-            await self.line.close()
+        """End what runs. Twice is harmless. Raises what nobody expects of the session, when all is closed."""
+        try:
+            await self._end_session()
+        finally:
+            if self.line is not None:
+                await self.line.close()
+
+    async def _end_session(self) -> None:
+        """Its own cancellation is no news; that of the task that waits here is."""
+        if self._session is None:
+            return
+        self._session.cancel()
+        await asyncio.wait({self._session})
+        with contextlib.suppress(MultifdError, asyncio.CancelledError):
+            self._session.result()
 
     def release(self) -> None:
         """Let go what the faults hold."""
@@ -146,10 +154,14 @@ class DestinationPeer(Peer):
 
     async def close(self) -> None:
         """End what runs, and stop listening."""
-        await super().close()
-        if self._listener is not None:
-            await self._listener.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        try:
+            await super().close()
+        finally:
+            try:
+                if self._listener is not None:
+                    await self._listener.close()
+            finally:
+                shutil.rmtree(self._folder, ignore_errors=True)
 
     def ram(self) -> npt.NDArray[np.uint8]:
         """The RAM that arrived."""

@@ -237,7 +237,11 @@ def _check_compression(field: int, agreed: Compression | None, where: str) -> Co
         return agreed
     if agreed is None and field in _COMPRESSIONS:
         return _COMPRESSIONS[field]
-    expected = "none, zlib or zstd" if agreed is None else f"{_COMPRESSION_NAMES[agreed]}, as this side is set"
+    expected = (
+        "none, zlib or zstd"
+        if agreed is None
+        else f"{_COMPRESSION_NAMES[agreed]}, as this side is set; both ends need the same"
+    )
     raise RemoteProtocolError(f"{where}: packet.compression", expected, _COMPRESSION_NAMES[field])
 
 

@@ -15,7 +15,7 @@ from harness.qemu_replay import ReplaySource, connect, digests, options_for
 from qemu_corpus import CAPTURES, Streams, channel_elements, thin, whole
 
 from multifd import limits
-from multifd.elements import DevicePacket, Pong, Shut, SwitchoverAck
+from multifd.elements import DevicePacket, Handshake, Pong, Shut, SwitchoverAck
 from multifd.engine.transport import Address
 from multifd.errors import (
     DeadlineError,
@@ -30,7 +30,7 @@ from multifd.qemu.listener import QemuListener
 from multifd.qemu.memory_target import MemoryMachine
 from multifd.qemu.saved import SavedMachine, SavingMachine
 from multifd.stats import Outcome
-from multifd.wire.qemu_packet import serialize_device_header
+from multifd.wire.qemu_packet import serialize_device_header, serialize_handshake
 
 PLAIN = "10.0-none-uuid-validate"
 ZEROS_ON_MAIN = "11.1-none-zero-legacy-rp"
@@ -185,6 +185,21 @@ async def test_progress_says_what_it_waits_for(listener: QemuListener) -> None:
 
 
 # -- who may connect ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_strangers_channel_gives_way(listener: QemuListener) -> None:
+    """One of another machine that came before the source: dropped when the source's first channel comes."""
+    streams = thin("10.0-none-switchover-ack")
+    destination = QemuDestination(listener, MemoryMachine(), options_for(streams))
+    running = asyncio.create_task(destination.run())
+    reader, writer = await connect(listener.address)
+    writer.write(serialize_handshake(Handshake(b"s" * 16, 1)))
+    assert await waiting(destination, "1 of 2 channels came")
+    playing = asyncio.create_task(ReplaySource(streams).play(listener.address))
+    await until_closed(reader)
+    writer.close()
+    assert (await running).outcome is Outcome.COMPLETED
+    await playing
 
 
 async def test_strangers_do_not_disturb(listener: QemuListener) -> None:

@@ -5,6 +5,9 @@ or calls it off, leaves the guest at the source and nothing here.
 from __future__ import annotations
 
 import asyncio
+import errno
+import io
+import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
@@ -14,10 +17,16 @@ from harness.qemu_receiving import WAIT_S, Failing, Stopped, fail, looked_at, na
 from harness.qemu_replay import ReplaySource, options_for
 from qemu_corpus import thin
 
+from multifd.cli import qemu_receive
+from multifd.cli.display import PlainDisplay
+from multifd.cli.ending import ExitCode, exit_code_of
 from multifd.elements import Pong, ReturnMessage, Shut
+from multifd.engine.connection import Connection
+from multifd.engine.transport import Address
 from multifd.errors import (
     LocalProtocolError,
     MigrationCancelledError,
+    MigrationInDoubtError,
     StorageError,
     TransportError,
 )
@@ -25,7 +34,7 @@ from multifd.qemu.destination import QemuDestination
 from multifd.qemu.destination_options import QemuDestinationOptions
 from multifd.qemu.listener import QemuListener
 from multifd.qemu.memory_target import MemoryMachine
-from multifd.qemu.saved import SavingMachine
+from multifd.qemu.saved import SavedMachine, SavingMachine
 from multifd.stats import Outcome
 
 PLAIN = "10.0-none-uuid-validate"
@@ -69,21 +78,73 @@ async def test_a_source_that_dies_meanwhile_keeps_its_guest(listener: QemuListen
     assert names_in(tmp_path) == []
 
 
-async def test_shut_0_that_can_not_be_said_commits_nothing(listener: QemuListener) -> None:
-    """The source is gone when it is to be written: the guest is there, and what was stored goes."""
+class Refused(QemuDestination):
+    """SHUT 0 can't be written: it is known before."""
 
-    class Speechless(QemuDestination):
-        def send_return(self, message: ReturnMessage) -> None:
-            if message == Shut(0):
-                raise TransportError("main was lost")
-            super().send_return(message)
+    def send_return(self, message: ReturnMessage) -> None:
+        if message == Shut(0):
+            raise TransportError("main was lost")
+        super().send_return(message)
 
-    machine = Failing("")
-    error = await fail(
-        Speechless(listener, machine, options_for(thin(PLAIN))), ReplaySource(thin(PLAIN), then_end=True), listener
+    def main(self) -> Connection:
+        """The connection."""
+        assert self._run is not None
+        assert self._run._main is not None
+        return self._run._main
+
+
+class RefusedBySystem(Refused):
+    """The system does not take it, which only the connection knows."""
+
+    def send_return(self, message: ReturnMessage) -> None:
+        if message == Shut(0):
+            socket.socket.shutdown(self.main()._socket, socket.SHUT_WR)
+        QemuDestination.send_return(self, message)
+
+
+class LostOnItsWay(Refused):
+    """The system takes nothing of it yet, and then main is lost."""
+
+    def send_return(self, message: ReturnMessage) -> None:
+        if message == Shut(0):
+            self.main()._send = lambda data: 0  # type: ignore[method-assign]
+            asyncio.get_running_loop().call_soon(self.main()._lose, BrokenPipeError(errno.EPIPE, "gone"))
+        QemuDestination.send_return(self, message)
+
+
+@pytest.mark.parametrize("kind", [Refused, RefusedBySystem, LostOnItsWay])
+async def test_shut_0_that_can_not_be_said_is_in_doubt(
+    kind: type[QemuDestination], listener: QemuListener, tmp_path: Path
+) -> None:
+    """The machine is stored, and stays: if the source crashed there is no other."""
+    path = tmp_path / "saved"
+    destination = kind(listener, SavingMachine(path), options_for(thin(PLAIN)), path=str(path))
+    with pytest.raises(MigrationInDoubtError) as caught:
+        await receive(destination, ReplaySource(thin(PLAIN)), listener)
+    assert caught.value.report.outcome is Outcome.IN_DOUBT
+    assert str(caught.value).startswith(
+        f"SHUT 0 could not be said: {path} is whole and kept; ask query-migrate at the source before one of the two "
+        "runs ("
     )
-    assert machine.aborted
-    assert "main" in str(error)
+    assert exit_code_of(caught.value) is ExitCode.IN_DOUBT
+    with SavedMachine.open(path) as saved:
+        assert saved.state.configuration.machine == "pc-q35-10.0"
+
+
+async def test_the_command_keeps_what_is_in_doubt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes nothing away at its end."""
+    monkeypatch.setattr(qemu_receive, "QemuDestination", RefusedBySystem)
+    said = io.StringIO()
+    where, path = f"unix:{tmp_path / 'in'}", tmp_path / "saved"
+    display = PlainDisplay(said)
+    running = asyncio.create_task(qemu_receive.receive(where, path, options_for(thin(PLAIN)), display=display))
+    while "listening" not in said.getvalue():  # noqa: ASYNC110 - nobody tells
+        await asyncio.sleep(0)
+    playing = asyncio.create_task(ReplaySource(thin(PLAIN)).play(Address.parse(where)))
+    with pytest.raises(MigrationInDoubtError, match="SHUT 0 could not be said"):
+        await asyncio.wait_for(running, WAIT_S)
+    await playing
+    assert names_in(tmp_path) == ["saved"]
 
 
 @pytest.mark.parametrize("call", ["begin", "commit"])

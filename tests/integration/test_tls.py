@@ -235,7 +235,7 @@ def test_a_sender_of_another_ca_is_told_what_to_check(tmp_path: Path) -> None:
             _, said = sender.communicate(timeout=WAIT_S)
         assert sender.returncode == 1
         assert "the peer's certificate is not signed by" in said
-        assert "check --tls-dir" in said
+        assert "check the directories for TLS" in said
         assert receiver.poll() is None
         receiver.terminate()
         receiver.communicate(timeout=WAIT_S)

@@ -235,4 +235,5 @@ async def _command(*arguments: object) -> AsyncIterator[Process]:
 async def _end(process: Process) -> Ended:
     out, said = await asyncio.wait_for(process.communicate(), WAIT_S)
     assert process.returncode is not None
-    return Ended(process.returncode, json.loads(out), said.decode())
+    data = json.loads(out) if out.startswith(b"{") else {"said": out.decode()}
+    return Ended(process.returncode, data, said.decode())

@@ -86,8 +86,24 @@ def test_the_sentence_is_one_line_and_says_what_to_do_where_it_can() -> None:
         ("can't connect to tcp://there:1: Connection refused", "check the address"),
         ("can't listen on tcp://here:1: strange", "take another address"),
         ("the main connection was lost", "start both again"),
+        ("the far relay: can't connect to tcp://there:1: Connection refused", "check the address"),
+        ("the far relay: can't connect to tcp://there:1: the peer's certificate is not ours", "directories for TLS"),
     ],
 )
 def test_each_failure_of_a_connection_has_its_own_hint(text: str, words: str) -> None:
     """Whether it could not be made, could not be waited for, or broke."""
     assert words in failed(TransportError(text)).data["hint"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['there is no "x"', 'can\'t use "x" as a saved machine: it has no manifest.json', '"x" is damaged: vm at 0: it is'],
+)
+def test_what_cannot_be_read_asks_for_no_room(text: str) -> None:
+    """Room is for what is written."""
+    assert "right path" in failed(StorageError(text)).data["hint"]
+
+
+def test_an_error_that_says_where_to_look_has_no_hint() -> None:
+    """It would say something else."""
+    assert "hint" not in failed(TransportError("the destination ended main: see its own log")).data

@@ -61,7 +61,7 @@ def test_wrong_values_are_a_usage_error(wrong: tuple[str, str]) -> None:
 def test_options_reach_the_destination(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of them."""
     seen: list[QemuDestinationOptions] = []
-    monkeypatch.setattr(qemu_receive, "receive", lambda _where, _saving, options, **_more: seen.append(options))
+    monkeypatch.setattr(qemu_receive, "receive", lambda _where, _into, options, **_more: seen.append(options))
     monkeypatch.setattr(qemu_receive, "run_command", lambda _work: None)
     arguments = build_parser().parse_args(
         [
@@ -70,6 +70,7 @@ def test_options_reach_the_destination(tmp_path: Path, monkeypatch: pytest.Monke
         ]
     )  # fmt: skip
     arguments.run(arguments)
+    assert not any(tmp_path.iterdir()), "made before a signal could be handled"
     (options,) = seen
     assert (options.channels, options.compression.name, options.switchover_ack) == (8, "ZSTD", "on")
     assert (options.hold_ack_s, options.description, options.digests) == (3.0, False, False)
@@ -123,16 +124,16 @@ def test_progress(progress: Progress, words: list[str], share: float) -> None:
 
 async def test_reserving_comes_before_listening(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk without room is known before any source is let in, and nothing is left."""
-    saving = SavingMachine(tmp_path / "there")
     asked: list[int] = []
 
-    def reserve(length: int, _going_on: object) -> None:
+    def reserve(_self: SavingMachine, length: int, _going_on: object) -> None:
         asked.append(length)
         raise StorageError("no room")
 
-    monkeypatch.setattr(saving, "reserve", reserve)
+    monkeypatch.setattr(SavingMachine, "reserve", reserve)
     notes = PlainDisplay(io.StringIO())
+    there = tmp_path / "there"
     with pytest.raises(StorageError):
-        await qemu_receive.receive("nonsense", saving, QemuDestinationOptions(), reserve=1 << 30, display=notes)
+        await qemu_receive.receive("nonsense", there, QemuDestinationOptions(), reserve=1 << 30, display=notes)
     assert asked == [(1 << 30) + qemu_receive.RESERVE_MORE_BYTES]
     assert not any(os.scandir(tmp_path))

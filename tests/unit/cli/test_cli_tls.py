@@ -68,5 +68,5 @@ def test_what_to_do_about_tls_is_hinted() -> None:
     """Not that the link broke; files that are of no use say themselves what to do."""
     with pytest.raises(TransportError) as raised:
         raise TransportError("the main connection was lost: it got none") from OSError(71, "it got none")
-    assert hint_of(raised.value) == "check --tls-dir and the certificates on both sides"
+    assert hint_of(raised.value) == "check the directories for TLS and the certificates on both sides"
     assert hint_of(CredentialsError("can't read x; make it")) == ""

@@ -115,10 +115,10 @@ async def _finished(made: Hop) -> None:
     await asyncio.gather(*made.tasks, return_exceptions=True)
 
 
-def running(state: str = "running") -> MemoryMachine:
+def running(state: str = "running", pages: int = 700) -> MemoryMachine:
     """A machine that says what its guest did."""
     body = (100).to_bytes(4, "big") + state.encode().ljust(100, b"\0")
-    base = state_of()
+    base = state_of(pages=pages)
     sections = (*base.sections, device("globalstate", body, number=40))
     return memory_machine(
         e.MachineState(

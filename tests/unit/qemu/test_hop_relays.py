@@ -131,8 +131,8 @@ async def test_state_of_devices_may_come_after_the_end_of_main(hop: MakeHop, the
     async def at_end() -> None:
         whole.set()
         async with asyncio.timeout(DEADLINE_S):
-            while there.received[0] < len(SYNC) * 2 + len(late):  # noqa: ASYNC110  # it tells nobody
-                await asyncio.sleep(0)
+            while there.received.get(0, 0) < len(SYNC) * 2 + len(late):
+                await rest(0.01)  # it tells nobody
         await there.commit()
 
     there.at_end = at_end
@@ -155,10 +155,15 @@ async def test_a_line_that_is_silent_is_kept_alive(
     stream = serialize(*live_stream("pci/other"))
     async with by_hand(made) as (main, _):
         main.write(stream[:-100])
-        over = asyncio.get_running_loop().create_future()
-        asyncio.get_running_loop().call_later(3 * seconds, over.set_result, None)
-        await over
+        await rest(3 * seconds)
         main.write(stream[-100:])
+
+
+async def rest(seconds: float) -> None:
+    """Let them go by."""
+    over = asyncio.get_running_loop().create_future()
+    asyncio.get_running_loop().call_later(seconds, over.set_result, None)
+    await over
 
 
 @asynccontextmanager

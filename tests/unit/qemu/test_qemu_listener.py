@@ -167,6 +167,17 @@ async def test_whoever_comes_early_waits(listener: QemuListener) -> None:
     early.abort()
 
 
+async def test_nothing_runs_after_close(listener: QemuListener) -> None:
+    """The tasks that accept, of every destination there was, have ended when it returns."""
+    before = asyncio.all_tasks()
+    for _ in range(2):
+        with listener.hosted_by(Host()):
+            await asyncio.sleep(0)
+            assert asyncio.all_tasks() > before
+    await listener.close()
+    assert asyncio.all_tasks() == before
+
+
 async def test_a_unix_path_is_removed(tmp_path: Path) -> None:
     """But not what somebody else has put there meanwhile."""
     path = tmp_path / "socket"

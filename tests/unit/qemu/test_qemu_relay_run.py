@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import tls_directories
-from qemu_machines import contents, description_of, device, memory_machine, state_of
+from qemu_machines import contents, memory_machine, state_of
+from relay_line import DEADLINE_S, LARGE, MakeLine, lines, running
 from scripted_destination import ScriptedDestination, scripted
 from scripted_monitor import ScriptedMonitor, monitored
 
@@ -21,7 +21,6 @@ from multifd.elements import Compression
 from multifd.errors import (
     LocalProtocolError,
     MigrationCancelledError,
-    MigrationError,
     MigrationFailedError,
     MultifdError,
     TransportError,
@@ -36,84 +35,14 @@ from multifd.qemu.relay_report import RelayReport
 from multifd.qemu.report import QemuReport
 from multifd.qemu.source import QemuSource
 from multifd.qemu.source_options import QemuSourceOptions
-from multifd.session import qemu_relay as r
 from multifd.stats import Outcome
 from multifd.wire.qemu_packet import serialize_handshake
-
-DEADLINE_S = 10.0
-LARGE = 20_000  # pages: more than all sockets take
-
-
-class Stepped(QemuRelay):
-    """Does something just before a step."""
-
-    steps: dict[type, Callable[[], None]]
-
-    def before(self, action: r.RelayAction) -> None:
-        kind: type = type(action)
-        if isinstance(action, r.Reply):
-            kind = type(action.message)
-        self.steps.get(kind, lambda: None)()
-
-
-@dataclass
-class Line:
-    """A source, a relay, and where the relay goes on to."""
-
-    relay: Stepped
-    listener: QemuListener
-    source: QemuSource
-    tasks: list[asyncio.Task[QemuReport]] = field(default_factory=list)
-
-    def start(self) -> None:
-        self.tasks = [asyncio.create_task(self.relay.run()), asyncio.create_task(self.source.run())]
-
-    async def ended(self) -> tuple[RelayReport, QemuReport]:
-        """Both reports; of those that failed, the one that the error has."""
-        if not self.tasks:
-            self.start()
-        done = await asyncio.wait_for(asyncio.gather(*self.tasks, return_exceptions=True), DEADLINE_S)
-        reports = []
-        for each in done:
-            report = each.report if isinstance(each, MigrationError) else each
-            assert isinstance(report, QemuReport), report
-            reports.append(report)
-        assert isinstance(reports[0], RelayReport)
-        return reports[0], reports[1]
-
-
-MakeLine = Callable[..., Line]
 
 
 @pytest.fixture
 async def line(tmp_path: Path) -> AsyncIterator[MakeLine]:
-    made: list[Line] = []
-
-    def make(
-        to: str, machine: MemoryMachine | None = None, *, compression: Compression = Compression.NONE,
-        channels: int = 2, steps: dict[type, Callable[[], None]] | None = None, tls: bool = False, **options: object,
-    ) -> Line:  # fmt: skip
-        listener = QemuListener.open(f"unix:{tmp_path / 'relay'}" if not tls else "tcp:127.0.0.1:0",
-                                     tls_directories.server() if tls else None)  # fmt: skip
-        relay = Stepped(
-            listener, to, QemuRelayOptions(channels=channels, compression=compression, **options)  # type: ignore[arg-type]
-        )  # fmt: skip
-        relay.steps = steps or {}
-        source = QemuSource(
-            str(listener.address), machine or memory_machine(),
-            QemuSourceOptions(
-                channels=channels, compression=compression, tls=tls_directories.client() if tls else None
-            ),
-        )  # fmt: skip
-        made.append(Line(relay, listener, source))
-        return made[-1]
-
-    yield make
-    for each in made:
-        for task in each.tasks:
-            task.cancel()
-        await asyncio.gather(*each.tasks, return_exceptions=True)
-        await each.listener.close()
+    async with lines(tmp_path) as make:
+        yield make
 
 
 @pytest.fixture
@@ -235,7 +164,7 @@ async def test_the_far_end_is_continued_when_the_source_is_done(
 ) -> None:
     """Not before: at SHUT 0 nobody has said `cont`."""
     seen: list[list[str]] = []
-    machine = memory_machine(_running("running"))
+    machine = memory_machine(running("running"))
     made = line(
         far.address, machine, out_qmp=monitor.address, steps={e.Shut: lambda: seen.append(list(monitor.commands))}
     )
@@ -245,19 +174,9 @@ async def test_the_far_end_is_continued_when_the_source_is_done(
     assert (passed.outcome, passed.continued, passed.run_state) == (Outcome.COMPLETED, True, "running")
 
 
-def _running(state: str) -> e.MachineState:
-    body = (100).to_bytes(4, "big") + state.encode().ljust(100, b"\0")
-    base = state_of(described=True)
-    sections = (*base.sections, device("globalstate", body, number=40))
-    return e.MachineState(
-        base.configuration, base.early, base.ram, base.blocks, True, sections,
-        description_of((*base.early, *sections)), base.uuid,
-    )  # fmt: skip
-
-
 async def test_a_paused_guest_stays_paused(line: MakeLine, far: ScriptedDestination, monitor: ScriptedMonitor) -> None:
     """Whoever paused it at the source will not find it running."""
-    passed, _ = await line(far.address, memory_machine(_running("paused")), out_qmp=monitor.address).ended()
+    passed, _ = await line(far.address, memory_machine(running("paused")), out_qmp=monitor.address).ended()
     assert "cont" not in monitor.commands
     assert (passed.outcome, passed.continued) == (Outcome.COMPLETED, False)
     assert "paused" in passed.notes[0]
@@ -268,7 +187,7 @@ async def test_a_far_end_that_does_not_continue_is_in_doubt(
 ) -> None:
     """The guest is there, stopped; nobody else has it."""
     monitor.after_cont = "internal-error"
-    passed, sent = await line(far.address, memory_machine(_running("running")), out_qmp=monitor.address).ended()
+    passed, sent = await line(far.address, memory_machine(running("running")), out_qmp=monitor.address).ended()
     assert (passed.outcome, sent.outcome) == (Outcome.IN_DOUBT, Outcome.COMPLETED)
     assert "give it `cont`" in passed.cause
     assert passed.continued is False
@@ -279,7 +198,7 @@ async def test_a_source_that_was_called_off_after_shut_0_keeps_its_guest(
 ) -> None:
     """It closes main as one that is done does: its monitor knows better."""
     source_monitor.migrations = ["cancelling", "cancelling", "cancelled"]
-    machine = memory_machine(_running("running"))
+    machine = memory_machine(running("running"))
     passed, _ = await line(far.address, machine, in_qmp=source_monitor.address, out_qmp=monitor.address).ended()
     assert source_monitor.commands.count("query-migrate") == 3
     assert (passed.outcome, passed.guest) == (Outcome.FAILED, "at the source")
@@ -291,7 +210,7 @@ async def test_a_source_that_is_done_says_so(
 ) -> None:
     """Then the far end goes on."""
     source_monitor.migrations = ["device", "completed"]
-    machine = memory_machine(_running("running"))
+    machine = memory_machine(running("running"))
     passed, _ = await line(far.address, machine, in_qmp=source_monitor.address, out_qmp=monitor.address).ended()
     assert (passed.outcome, passed.continued) == (Outcome.COMPLETED, True)
 
@@ -415,7 +334,7 @@ async def test_channels_that_do_not_come(
     made = line(far.address, channels=3)
     made.source = QemuSource(str(made.listener.address), memory_machine(), QemuSourceOptions(channels=2))
     passed, _ = await made.ended()
-    assert "multifd-channels at the source 3" in passed.cause
+    assert "multifd-channels 3" in passed.cause
     assert not far.log
 
 
@@ -462,19 +381,19 @@ async def test_called_off_while_monitors_are_connected(
 ) -> None:
     """It never waits for a source."""
     made = line(far.address, out_qmp=monitor.address)
-    running = asyncio.create_task(made.relay.run())
+    task = asyncio.create_task(made.relay.run())
     await asyncio.sleep(0)
     assert made.relay.report is None
     assert made.relay.cancel("not today")
     with pytest.raises(MigrationCancelledError, match="not today"):
-        await asyncio.wait_for(running, DEADLINE_S)
+        await asyncio.wait_for(task, DEADLINE_S)
 
 
 async def test_a_far_end_that_runs_by_itself_is_told_of(
     line: MakeLine, far: ScriptedDestination, monitor: ScriptedMonitor
 ) -> None:
     """Without -S nothing keeps the guest from running twice."""
-    made = line(far.address, memory_machine(_running("running")), out_qmp=monitor.address)
+    made = line(far.address, memory_machine(running("running")), out_qmp=monitor.address)
 
     async def at_end() -> None:
         monitor.state = "running"

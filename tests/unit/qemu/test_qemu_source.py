@@ -18,7 +18,9 @@ from multifd.elements import Compression, SyncDialect, ZeroPages
 from multifd.errors import (
     LocalProtocolError,
     MigrationCancelledError,
+    MigrationError,
     MigrationFailedError,
+    MigrationInDoubtError,
     StorageError,
 )
 from multifd.qemu.destination import QemuDestination
@@ -44,14 +46,21 @@ async def run(source: QemuSource) -> QemuReport:
     return await asyncio.wait_for(source.run(), DEADLINE_S)
 
 
-async def fails(source: QemuSource) -> str:
+async def fails(
+    source: QemuSource, kind: type[MigrationError] = MigrationFailedError, outcome: Outcome = Outcome.FAILED
+) -> str:
     """The cause, as the report has it too."""
-    with pytest.raises(MigrationFailedError) as caught:
+    with pytest.raises(kind) as caught:
         await run(source)
     assert isinstance(caught.value.report, QemuReport)
     assert caught.value.report.cause == str(caught.value)
-    assert caught.value.report.outcome is Outcome.FAILED
+    assert caught.value.report.outcome is outcome
     return str(caught.value)
+
+
+async def is_in_doubt(source: QemuSource) -> str:
+    """The same of one that has sent everything and does not know what became of it."""
+    return await fails(source, MigrationInDoubtError, Outcome.IN_DOUBT)
 
 
 async def send_to_ours(
@@ -211,10 +220,10 @@ async def test_a_death_points_to_its_stderr(destination: ScriptedDestination) ->
     assert "multifd-channels is 2, multifd-compression zstd" in cause
 
 
-async def test_an_end_without_shut_is_a_failure(destination: ScriptedDestination) -> None:
+async def test_an_end_without_shut_is_in_doubt(destination: ScriptedDestination) -> None:
     """It may have the machine: that is said."""
     destination.at_end = destination.die
-    assert "before SHUT" in await fails(QemuSource(destination.address, memory_machine()))
+    assert "before SHUT" in await is_in_doubt(QemuSource(destination.address, memory_machine()))
 
 
 async def test_shut_0_too_early_is_a_failure(destination: ScriptedDestination) -> None:
@@ -235,7 +244,7 @@ async def test_silence_at_the_begin_names_the_channels(
     monkeypatch.setattr(limits, "QEMU_PONG_DEADLINE_S", 0.2)
     destination.pongs = False
     destination.at_end = lambda: asyncio.Event().wait()  # type: ignore[assignment,return-value]
-    cause = await fails(QemuSource(destination.address, memory_machine()))
+    cause = await is_in_doubt(QemuSource(destination.address, memory_machine()))  # it may go on with what it has got
     assert "PONG" in cause
     assert "is its multifd-channels more than 2" in cause
 
@@ -250,11 +259,11 @@ async def test_a_stall_names_what_may_differ(destination: ScriptedDestination, m
     assert "sync points per-round" in cause
 
 
-async def test_no_shut_in_time_is_a_failure(destination: ScriptedDestination) -> None:
+async def test_no_shut_in_time_is_in_doubt(destination: ScriptedDestination) -> None:
     """And says what may be the reason: a VM description that one side does not expect."""
     destination.at_end = lambda: asyncio.Event().wait()  # type: ignore[assignment,return-value]
     options = QemuSourceOptions(shut_deadline_s=0.2)
-    cause = await fails(QemuSource(destination.address, memory_machine(), options))
+    cause = await is_in_doubt(QemuSource(destination.address, memory_machine(), options))
     assert "SHUT" in cause
     assert "suppress-vmdesc=off" in cause
 
@@ -285,6 +294,24 @@ async def test_it_can_be_called_off(destination: ScriptedDestination) -> None:
     assert not source.cancel()
     await destination.wait_log("main closed")
     assert "end" not in destination.log
+
+
+async def test_calling_it_off_when_all_was_sent_is_in_doubt(destination: ScriptedDestination) -> None:
+    """The destination has the machine and may run it: nothing here can stop that."""
+    at_end = asyncio.Event()
+
+    async def silent() -> None:
+        at_end.set()
+        await asyncio.Event().wait()
+
+    destination.at_end = silent
+    source = QemuSource(destination.address, memory_machine())
+    task = asyncio.create_task(source.run())
+    await asyncio.wait_for(at_end.wait(), DEADLINE_S)
+    assert source.cancel("not today")
+    with pytest.raises(MigrationInDoubtError, match="not today; the destination may have the machine") as caught:
+        await task
+    assert caught.value.report.outcome is Outcome.IN_DOUBT
 
 
 async def test_a_cancelled_task_leaves_nothing(destination: ScriptedDestination) -> None:

@@ -79,7 +79,7 @@ def test_a_channel_that_cant_be_is_dropped_alone() -> None:
         attach(machine, 1)
 
 
-@pytest.mark.parametrize(("missing", "words"), [(0, "main connection"), (1, "1 of 2 channels came; is multifd-chann")])
+@pytest.mark.parametrize(("missing", "words"), [(0, "main connection"), (1, "1 of 2 channels came; is multifd on at")])
 def test_connections_that_do_not_come(missing: int, words: str) -> None:
     """From the first connection on all must come within a time; the error says which did not."""
     machine = session()
@@ -94,6 +94,19 @@ def test_connections_that_do_not_come(missing: int, words: str) -> None:
     finished = asked(machine)[-1]
     assert isinstance(finished, a.Finished)
     assert words in str(finished.error)
+
+
+def test_a_stranger_before_the_configuration_gives_way() -> None:
+    """Its channel is dropped for the source's, whose time begins then; those that come later give way to nobody."""
+    machine = session()
+    assert machine.handle_channel(e.Handshake(bytes(16), 1), 0.0) == frozenset()
+    feed(machine, CONFIGURATION)
+    assert machine.handle_channel(e.Handshake(UUID, 0), 29.0) == {1}
+    assert machine.wake_at == 29.0 + limits.QEMU_SETUP_DEADLINE_S
+    with pytest.raises(RemoteProtocolError, match="uuid"):
+        machine.handle_channel(e.Handshake(bytes(16), 1), 30.0)
+    with pytest.raises(RemoteProtocolError, match="once"):
+        attach(machine, 0)
 
 
 def test_a_source_that_is_slow_before_its_pages_is_waited_for() -> None:

@@ -5,107 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from relay_by_hand import LOST, RAM, Driven, globalstate, handshake
 
 from multifd import elements as e
 from multifd import limits
 from multifd.elements import CommandNumber, Phase, SyncDialect
 from multifd.errors import (
-    DeadlineError,
     InDoubtError,
     LocalProtocolError,
     MultifdError,
     PeerError,
     RemoteProtocolError,
-    TransportError,
 )
 from multifd.session import qemu_relay as r
-from multifd.session.qemu_relay import QemuRelaySession, RelayState
-
-RAM = e.SectionHeader(2, "ram", 0, 4)
-LOST = TransportError("lost")
-
-
-def handshake(channel: int, uuid: bytes = bytes(16)) -> e.Handshake:
-    return e.Handshake(uuid, channel)
-
-
-def globalstate(state: bytes) -> e.Section:
-    body = (100).to_bytes(4, "big") + state.ljust(100, b"\0")
-    return e.Section(Phase.FULL, e.SectionHeader(40, "globalstate", 0, 1), body)
-
-
-class Driven:
-    """A relay of two channels and what it asked for."""
-
-    def __init__(self, *, continues: bool = False, asks: bool = False, return_path: bool = True) -> None:
-        self.session = QemuRelaySession(2, continues=continues, asks=asks)
-        self.asked: list[r.RelayAction] = []
-        self.return_path = return_path
-
-    def take(self) -> list[r.RelayAction]:
-        """What it asks for now."""
-        now: list[r.RelayAction] = []
-        while (action := self.session.poll_action()) is not None:
-            now.append(action)
-        self.asked += now
-        return now
-
-    @property
-    def error(self) -> MultifdError | None:
-        self.take()
-        last = self.asked[-1]
-        assert isinstance(last, r.Finished), last
-        return last.error
-
-    @property
-    def replies(self) -> list[e.ReturnMessage]:
-        self.take()
-        return [action.message for action in self.asked if isinstance(action, r.Reply)]
-
-    def feed(self, *elements: e.StreamElement) -> None:
-        for element in elements:
-            self.session.handle_element(element, 0.0)
-
-    # -- steps
-
-    def gathered(self) -> Driven:
-        self.session.handle_channel(handshake(1), 0.0)
-        self.session.handle_main(0.0)
-        self.session.handle_channel(handshake(0), 0.0)
-        return self
-
-    def connected(self) -> Driven:
-        self.gathered().session.handle_far_connected(0.0)
-        return self
-
-    def live(self) -> Driven:
-        self.connected().feed(e.Configuration("pc-q35-10.0"))
-        if self.return_path:
-            self.feed(e.Command(CommandNumber.OPEN_RETURN_PATH))
-        self.feed(
-            e.RamBegins(Phase.START, RAM), e.BlockList((e.RamBlock("m", 4096),)), e.SyncMark(), e.RamEnds(Phase.START)
-        )
-        return self
-
-    def stopped(self) -> Driven:
-        self.live().feed(e.RamBegins(Phase.END, RAM), e.SyncMark(), e.RamEnds(Phase.END))
-        return self
-
-    def released(self) -> Driven:
-        self.stopped().feed(globalstate(b"running"), e.EndOfState(), e.Description(b"{}"))
-        self.session.handle_main_whole(0.0)
-        for channel in range(2):
-            self.session.handle_syncs_passed(channel, 2, 0.0)
-        return self
-
-    def committed(self) -> Driven:
-        self.released().session.handle_return(e.Shut(0), 0.0)
-        return self
-
-    def continuing(self) -> Driven:
-        self.committed().session.handle_near_ended(None, 0.0)
-        return self
-
+from multifd.session.qemu_relay import QemuRelaySession
+from multifd.session.qemu_states import RELAY_TRANSITIONS, RelayState
 
 SAFE: list[Callable[[Driven], Driven]] = [Driven.gathered, Driven.connected, Driven.live, Driven.stopped]
 
@@ -368,43 +282,18 @@ def test_a_far_end_that_does_not_go_on() -> None:
     assert "give it `cont`" in str(driven.error)
 
 
-# -- waits
+# -- who and what comes
 
 
-def test_missing_channels_have_a_deadline() -> None:
-    """From the first connection on; the sentence says what may be wrong."""
-    driven = Driven()
-    assert driven.session.wake_at is None
-    driven.session.handle_channel(handshake(1), 5.0)
-    driven.session.handle_main(6.0)
-    assert driven.session.wake_at == 5.0 + limits.QEMU_SETUP_DEADLINE_S
-    driven.session.handle_timer(driven.session.wake_at)
-    assert isinstance(driven.error, DeadlineError)
-    assert "multifd-channels" in str(driven.error)
-
-
-def test_connecting_has_a_deadline() -> None:
-    """And passing on has none: the two QEMUs wait for each other as long as they like."""
-    driven = Driven().gathered()
-    assert driven.session.wake_at == limits.QEMU_SETUP_DEADLINE_S
-    for step in (Driven.live, Driven.stopped, Driven.released):
-        assert step(Driven()).session.wake_at is None
-    driven.session.handle_timer(limits.QEMU_SETUP_DEADLINE_S)
-    assert "far end" in str(driven.error)
-
-
-def test_a_source_that_does_not_close_has_a_deadline() -> None:
-    """Without a far end that waits it changes nothing; with one it is not continued."""
-    driven = Driven().committed()
-    driven.session.handle_timer(limits.QEMU_DONE_DEADLINE_S)
-    assert driven.error is None
-    assert driven.session.notes
-    driven = Driven(continues=True).committed()
-    driven.session.handle_timer(limits.QEMU_DONE_DEADLINE_S)
-    assert driven.session.state is RelayState.IN_DOUBT
-
-
-# -- who comes
+def test_an_end_of_ram_out_of_turn_fails_it() -> None:
+    """It is the source's fault, and nothing is raised here."""
+    for step in (Driven.gathered, Driven.stopped):
+        driven = step(Driven())
+        driven.feed(e.RamBegins(Phase.END, RAM))
+        assert isinstance(driven.error, RemoteProtocolError)
+        assert driven.session.state is RelayState.FAILED
+        driven.feed(e.RamBegins(Phase.END, RAM))
+        assert driven.take() == []
 
 
 def test_only_what_belongs_to_it_is_taken() -> None:
@@ -444,7 +333,7 @@ def test_nothing_follows_the_end() -> None:
 
 def test_no_illegal_transition_is_possible() -> None:
     """The table is what the machine keeps to."""
-    for state, after in r.RELAY_TRANSITIONS.items():
+    for state, after in RELAY_TRANSITIONS.items():
         for other in RelayState:
             session = QemuRelaySession(1)
             session.state = state

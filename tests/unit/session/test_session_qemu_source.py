@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,14 @@ from qemu_pair import BLOCKS, DEVICES, EARLY, OPENING, RAM, UUID, command, descr
 from multifd import elements as e
 from multifd import limits
 from multifd.elements import CommandNumber, Phase, SyncDialect, ZeroPages
-from multifd.errors import LocalProtocolError, MultifdError, RefusedError, StorageError
+from multifd.errors import (
+    InDoubtError,
+    LocalProtocolError,
+    MultifdError,
+    RefusedError,
+    StorageError,
+    TransportError,
+)
 from multifd.session import qemu_actions as a
 from multifd.session.qemu_source import QemuSourceSession, SourceRules
 from multifd.session.qemu_states import QemuSourceState
@@ -82,7 +90,7 @@ def test_the_order_of_things_per_round() -> None:
         a.Write((e.SyncMark(), e.RamEnds(Phase.PART))),
         a.Write((command(CommandNumber.SWITCHOVER_START),)),
         a.Write((e.RamBegins(Phase.END, RAM),)),
-        a.Write((e.RamEnds(Phase.END), *DEVICES, e.EndOfState(), e.Description(state.description))),
+        a.Write((e.RamEnds(Phase.END), *DEVICES, e.EndOfState(), e.Description(state.description)), last=True),
     ]
 
 
@@ -100,7 +108,7 @@ def test_the_order_of_things_per_section() -> None:
         a.Write((e.RamEnds(Phase.PART),)),
         a.Write((e.RamBegins(Phase.END, RAM),)),
         a.SyncChannels(),
-        a.Write((e.RamEnds(Phase.END), *DEVICES, e.EndOfState())),
+        a.Write((e.RamEnds(Phase.END), *DEVICES, e.EndOfState()), last=True),
     ]
 
 
@@ -251,14 +259,51 @@ def test_a_missing_description_is_a_likely_reason() -> None:
     assert "suppress-vmdesc=on" in str(failure(it))
 
 
-@pytest.mark.parametrize(("state", "words"), [(S.WAITING, "before SHUT"), (S.PAGES, "before everything was sent")])
-def test_main_ends(state: S, words: str) -> None:
-    """A destination that goes without a word has failed, and after the last byte one looks before sending again."""
+@pytest.mark.parametrize("state", [S.PAGES, S.WAITING])
+def test_main_ends(state: S) -> None:
+    """A destination that goes without a word before the last byte has left has failed."""
     it = source_in(state)
     it.handle_main_ended(RefusedError((), "reset"), 0.0)
-    error = str(failure(it))
-    assert words in error
-    assert "(reset)" in error
+    error = failure(it)
+    assert "before everything was sent" in str(error)
+    assert "(reset)" in str(error)
+    assert isinstance(error, TransportError)
+
+
+@pytest.mark.parametrize(
+    ("end", "words"),
+    [
+        (lambda it: it.handle_main_ended(RefusedError((), "reset"), 0.0), "main ended before SHUT"),
+        (lambda it: it.handle_timer(limits.QEMU_SHUT_DEADLINE_S), "the destination's SHUT"),
+        (lambda it: it.handle_failure(RefusedError((), "lost"), 0.0), "lost; the destination may have the machine"),
+        (lambda it: it.handle_return(e.Pong(7), 0.0), "PONG"),
+        (lambda it: it.cancel("enough", 0.0), "enough; the destination may have the machine"),
+    ],
+)
+def test_every_end_but_shut_is_in_doubt_when_all_was_sent(
+    end: Callable[[QemuSourceSession], object], words: str
+) -> None:
+    """The destination may run the guest, so one looks before it is sent again; what happened is the cause behind."""
+    it = source_in(S.WAITING)
+    it.handle_all_sent(0.0)
+    end(it)
+    error = failure(it)
+    assert isinstance(error, InDoubtError)
+    assert isinstance(error.__cause__, MultifdError)
+    assert words in str(error)
+    assert str(error).count("look at its log and at query-status before it is sent again") == 1
+
+
+@pytest.mark.parametrize(("status", "state"), [(0, S.COMPLETED), (1, S.FAILED)])
+def test_shut_leaves_no_doubt(status: int, state: S) -> None:
+    """Whatever it says."""
+    it = source_in(S.WAITING)
+    it.handle_all_sent(0.0)
+    it.handle_return(e.Shut(status), 0.0)
+    assert it.state is state
+    (finished,) = asked(it)
+    assert isinstance(finished, a.Finished)
+    assert not isinstance(finished.error, InDoubtError)
 
 
 @pytest.mark.parametrize("state", IN_ORDER)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +13,12 @@ from qemu_pair import section
 from tls_directories import tls_dir
 
 from multifd.elements import Pong, ReturnMessage, Shut
+from multifd.engine.connection import Connection
+from multifd.engine.transport import Address
+from multifd.errors import TransportError
 from multifd.qemu.destination import QemuDestination
 from multifd.qemu.memory_target import MemoryMachine
+from multifd.qemu.report import QemuReport
 from multifd.testing.faults import Faults
 from multifd.testing.peers import DestinationPeer, SourcePeer
 from multifd.testing.pytest_plugin import DestinationFactory, SourceFactory
@@ -99,6 +104,48 @@ async def test_one_that_waits_can_be_closed() -> None:
     await peer.close()
     await peer.close()
     assert names(folder) == []
+
+
+async def test_what_nobody_expects_is_raised_when_all_is_closed() -> None:
+    """A bug in what a test gave, say: line, listener and folder go all the same."""
+
+    class Broken(QemuDestination):
+        async def run(self) -> QemuReport:
+            raise ZeroDivisionError
+
+    peer = await DestinationPeer.open(SETTINGS, Faults(shut=1), kind=Broken)
+    folder, line = peer._folder, peer.line
+    assert line is not None
+    await asyncio.sleep(0)
+    with pytest.raises(ZeroDivisionError):
+        await peer.close()
+    assert not folder.exists()
+    with pytest.raises((OSError, TransportError)):
+        await Connection.connect(Address.parse(line.address))
+
+
+async def test_who_closes_can_be_cancelled() -> None:
+    """The cancellation is not taken for the session's own, and all is closed."""
+    go_on = asyncio.Event()
+
+    class Slow(QemuDestination):
+        async def run(self) -> QemuReport:
+            try:
+                return await super().run()
+            finally:
+                await go_on.wait()
+
+    peer = await DestinationPeer.open(SETTINGS, kind=Slow)
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(peer.close())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    assert not peer._folder.exists()
+    go_on.set()
+    await peer.close()
 
 
 async def test_faults_and_tls_exclude_each_other(machine: MemoryMachine) -> None:

@@ -19,6 +19,7 @@ from multifd.session.qemu_states import (
     QEMU_RAM_BEGINS,
     QEMU_RAM_ENDS,
     QEMU_SOURCE_TRANSITIONS,
+    RELAY_TRANSITIONS,
     QemuDestinationState,
 )
 from multifd.session.states import DESTINATION_TRANSITIONS, SOURCE_TRANSITIONS
@@ -92,9 +93,10 @@ def test_states_of_the_destination_are_those_of_the_specification() -> None:
 
 
 def test_states_of_the_qemu_dialect_are_those_of_the_specification() -> None:
-    """States and transitions of both machines in the code are the tables of qemu.md, no more and no less."""
+    """States and transitions of all machines in the code are the tables of qemu.md, no more and no less."""
     assert names(QEMU_SOURCE_TRANSITIONS) == arcs("### Source", page="qemu.md")
     assert names(QEMU_DESTINATION_TRANSITIONS) == arcs("### Destination", page="qemu.md")
+    assert names(RELAY_TRANSITIONS) == arcs("### Relay", page="qemu.md")
 
 
 ELEMENT_NAMES = {
