@@ -13,7 +13,6 @@ import contextlib
 import hmac
 import logging
 import socket
-from pathlib import Path
 from typing import Protocol
 
 from multifd import limits
@@ -22,7 +21,7 @@ from multifd.engine.connection import Connection
 from multifd.engine.inventory_room import InventoryRoom
 from multifd.engine.main_stream import MainStream
 from multifd.engine.tls import Tls
-from multifd.engine.transport import Address, listen_socket
+from multifd.engine.transport import Address, SocketPath, listen_socket
 from multifd.errors import Code, LocalProtocolError, MultifdError, RemoteProtocolError
 from multifd.session.outcomes import OutcomeBook
 from multifd.wire.preamble import DATA_PREAMBLE_BYTES, PREAMBLE_BYTES, DataPreamble, Role, parse_role
@@ -61,7 +60,7 @@ class Listener:
         self._socket = listener
         self._tls = tls
         self._address = address
-        self._file = _identity(address.path) if address.path else None
+        self._path = SocketPath(address)
         self._loop = asyncio.get_running_loop()
         self._host: Host | None = None
         self._sessions: dict[bytes, Session] = {}
@@ -95,15 +94,8 @@ class Listener:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._unlink()
+        self._path.remove()
         self._socket.close()
-
-    def _unlink(self) -> None:
-        """Remove a unix socket's path, unless somebody else has put something there."""
-        if self._address.path:
-            with contextlib.suppress(OSError):
-                if _identity(self._address.path) == self._file:
-                    Path(self._address.path).unlink()
 
     # -- for destinations
 
@@ -239,11 +231,6 @@ class Listener:
             self._unconfirmed.discard(asked.session)
             if not self._unconfirmed:
                 self._confirmed.set()
-
-
-def _identity(path: str) -> tuple[int, int]:
-    status = Path(path).lstat()
-    return status.st_dev, status.st_ino
 
 
 async def listen(address: str, tls: Tls | None = None) -> Listener:

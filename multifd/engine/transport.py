@@ -135,6 +135,26 @@ def listen_socket(address: Address) -> tuple[socket.socket, Address]:
     return listener, Address(host=address.host, port=listener.getsockname()[1])
 
 
+class SocketPath:
+    """The path of a unix socket that we listen on, or of none: removed only while it is still ours."""
+
+    def __init__(self, address: Address) -> None:
+        self._path = Path(address.path) if address.path else None
+        self._file = _identity(self._path) if self._path else None
+
+    def remove(self) -> None:
+        """Remove it, unless somebody else has put something there. Idempotent."""
+        if self._path is not None:
+            with contextlib.suppress(OSError):
+                if _identity(self._path) == self._file:
+                    self._path.unlink()
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.lstat()
+    return status.st_dev, status.st_ino
+
+
 def _remove_stale(path: str) -> None:
     """Remove a socket that nobody listens on any more; leave anything else for bind to complain about."""
     if not Path(path).is_socket():

@@ -13,14 +13,13 @@ import contextlib
 import logging
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Protocol
 
 from multifd import limits
 from multifd.elements import Handshake
 from multifd.engine.connection import Connection
 from multifd.engine.tls import Tls
-from multifd.engine.transport import Address, listen_socket
+from multifd.engine.transport import Address, SocketPath, listen_socket
 from multifd.errors import LocalProtocolError, MultifdError, RemoteProtocolError
 from multifd.wire.qemu_packet import FIRST_BYTES, HANDSHAKE_BYTES, Role, connection_role, parse_handshake
 
@@ -54,7 +53,7 @@ class QemuListener:
         self._socket = listener
         self._address = address
         self._tls = tls
-        self._file = _identity(address.path) if address.path else None
+        self._path = SocketPath(address)
         self._loop = asyncio.get_running_loop()
         self._host: Host | None = None
         self._pending: dict[asyncio.Task[None], socket.socket] = {}
@@ -115,15 +114,8 @@ class QemuListener:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._unlink()
+        self._path.remove()
         self._socket.close()
-
-    def _unlink(self) -> None:
-        """Remove a unix socket's path, unless somebody else has put something there."""
-        if self._address.path:
-            with contextlib.suppress(OSError):
-                if _identity(self._address.path) == self._file:
-                    Path(self._address.path).unlink()
 
     async def _accept(self) -> None:
         while True:
@@ -188,8 +180,3 @@ class QemuListener:
         self.dropped += 1
         self.last_dropped = why
         _log.info("a connection was dropped: %s", why)
-
-
-def _identity(path: str) -> tuple[int, int]:
-    status = Path(path).lstat()
-    return status.st_dev, status.st_ino
