@@ -11,7 +11,7 @@ help:
 	@echo "make test    run all tests"
 	@echo "make interop all rows against stock QEMUs, of which \`make test\` runs a handful"
 	@echo "make check   format, lint, types (what CI asks for)"
-	@echo "make bench   throughput over loopback, with iperf3 beside it where it is installed"
+	@echo "make bench   throughput over loopback, beside a C program and iperf3 where they can be had"
 	@echo "make clean   remove what the others made"
 
 setup: $(VENV)/.installed

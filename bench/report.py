@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
@@ -12,17 +13,18 @@ from rich.table import Table
 from multifd.cli.sizes import format_bytes
 
 
-def show(result: dict[str, Any], *, as_json: bool) -> None:
-    """Write `result` to stdout."""
+def show(result: dict[str, Any], baselines: Mapping[str, str], *, as_json: bool) -> None:
+    """Write `result` to stdout. `baselines`: key in it → name for people."""
     if as_json:
         json.dump(result, sys.stdout, indent=2)
         sys.stdout.write("\n")
         return
     console = Console(highlight=False, soft_wrap=True)
     console.print(_head(result))
-    console.print(_table(result))
-    if result["ratio_to_iperf3"] is not None:
-        console.print(f"best of ours over best of iperf3 (medians): {result['ratio_to_iperf3']:.2f}")
+    console.print(_table(result, baselines))
+    for key, name in baselines.items():
+        if (ratio := result[f"ratio_to_{key}"]) is not None:
+            console.print(f"best of ours over best of {name} (medians): {ratio:.2f}")
     if result["verified"]:
         console.print("every run verified: the digest of what arrived is that of what was sent")
     if result["side"] != "both":
@@ -48,19 +50,19 @@ def _head(result: dict[str, Any]) -> str:
     )
 
 
-def _table(result: dict[str, Any]) -> Table:
+def _table(result: dict[str, Any], baselines: Mapping[str, str]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     table.add_column("channels", justify="right")
     table.add_column("who")
     for heading in ("GB/s", "min", "max", "CPU s/GB"):
         table.add_column(heading, justify="right")
     table.add_column("congestion")
-    table.add_column("ratio", justify="right")
+    table.add_column("ours to it", justify="right")
     for channels, ours in result["channels"].items():
-        ratio = ours["ratio_to_iperf3"]
-        table.add_row(channels, "multifd", *_cells(ours), "" if ratio is None else f"{ratio:.2f}")
-        if ours["iperf3"] is not None:
-            table.add_row(channels, "iperf3", *_cells(ours["iperf3"]), "")
+        table.add_row(channels, "multifd", *_cells(ours), "")
+        for key, name in baselines.items():
+            if ours[key] is not None:
+                table.add_row(channels, name, *_cells(ours[key]), f"{ours[f'ratio_to_{key}']:.2f}")
     return table
 
 

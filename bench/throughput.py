@@ -1,21 +1,24 @@
 """Throughput: random bytes, memory to memory, between two processes over TCP.
 
-Both memories are filled and populated before the clock starts, runs of ours and of iperf3 alternate, and the digest of
-what arrived is compared with the source's after each run. With --listen and --connect the halves are on two hosts: give
-both the same --size, --channels and --repeat; there is no iperf3 then.
+Both memories are filled and populated before the clock starts, runs of ours and of the baselines (the C limit, iperf3)
+alternate, and the digest of what arrived is compared with the source's after each run. With --listen and --connect the
+halves are on two hosts: give both the same --size, --channels and --repeat; there are no baselines then.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import statistics
 import sys
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import uvloop
 
-from bench import iperf, machine, report
+from bench import c_limit, iperf, machine, report
 from bench.half import DestinationHalf, HalfRun, HalfSettings, SourceHalf
 from bench.process import HalfError, HalfProcess
 from multifd.cli.sizes import format_bytes
@@ -23,6 +26,8 @@ from multifd.errors import MultifdError
 from multifd.limits import MIB
 
 SPARE_BYTES = 512 * MIB  # memory that a run needs beside both halves' own
+BASELINES = {"c_limit": "C limit", "iperf3": "iperf3"}
+"""Their names in JSON and for people."""
 
 
 class BenchError(Exception):
@@ -70,10 +75,14 @@ class Column:
 
 @dataclass
 class Measured:
-    """One column for each channel count, ours and iperf3's; those of iperf3 are absent where it was not run."""
+    """One column for each channel count, ours and by baseline; those of a baseline that was not run are absent."""
 
     ours: dict[int, Column] = field(default_factory=dict)
-    iperf3: dict[int, Column] = field(default_factory=dict)
+    baselines: dict[str, dict[int, Column]] = field(default_factory=dict)
+
+
+AddBaseline = Callable[[int, Column], None]
+"""Runs a baseline once with so many channels."""
 
 
 def local(plan: Plan, *, as_json: bool) -> int:
@@ -81,11 +90,10 @@ def local(plan: Plan, *, as_json: bool) -> int:
     _check_memory(plan.settings, halves=2)
     facts = machine.describe()
     _check_congestion(plan.settings, facts)
-    if iperf.path() is None:
-        _tell("iperf3 is NOT INSTALLED: there is no baseline in what follows (Debian: apt-get install iperf3)")
     measured = Measured()
     try:
         with (
+            _baselines(plan) as baselines,
             HalfProcess("source", plan.settings) as source,
             HalfProcess("destination", plan.settings) as destination,
         ):
@@ -96,12 +104,14 @@ def local(plan: Plan, *, as_json: bool) -> int:
             address = destination.answer()["address"]
             for channels in plan.runs():
                 _run_ours(plan, source, destination, address, channels, measured)
-                if iperf.path() is not None:
-                    _run_iperf(plan, channels, measured)
-    except (HalfError, iperf.IperfError) as error:
+                for name, add in baselines.items():
+                    column = measured.baselines.setdefault(name, {}).setdefault(channels, Column())
+                    add(channels, column)
+                    _tell(f"{BASELINES[name]}, {channels} channels: {column.gbytes_per_s[-1]:.2f} GB/s")
+    except (HalfError, iperf.IperfError, c_limit.CLimitError) as error:
         raise BenchError(str(error)) from error
     pages = [half["pages"] for half in memory]
-    report.show(result(plan, "both", address, facts, pages, measured), as_json=as_json)
+    report.show(result(plan, "both", address, facts, pages, measured), BASELINES, as_json=as_json)
     return 0
 
 
@@ -121,7 +131,7 @@ def listen(plan: Plan, address: str, *, as_json: bool) -> int:
         await half.close()
 
     _in_loop(serve())
-    report.show(result(plan, "destination", address, facts, [half.pages], measured), as_json=as_json)
+    report.show(result(plan, "destination", address, facts, [half.pages], measured), BASELINES, as_json=as_json)
     return 0
 
 
@@ -139,7 +149,7 @@ def connect(plan: Plan, address: str, *, as_json: bool) -> int:
             _add(measured, plan, run, run.cpu_s, channels)
 
     _in_loop(send())
-    report.show(result(plan, "source", address, facts, [half.pages], measured), as_json=as_json)
+    report.show(result(plan, "source", address, facts, [half.pages], measured), BASELINES, as_json=as_json)
     return 0
 
 
@@ -153,16 +163,42 @@ def _run_ours(
     _add(measured, plan, sent, sent.cpu_s + received.cpu_s, channels)
 
 
-def _run_iperf(plan: Plan, channels: int, measured: Measured) -> None:
+def _run_c(program: Path, settings: HalfSettings, channels: int, column: Column) -> None:
+    run = c_limit.run(program, size=settings.size, channels=channels, congestion=settings.congestion)
+    column.add(size=settings.size, seconds=run.seconds, cpu_s=run.cpu_s, congestion_control=settings.congestion)
+
+
+def _run_iperf(settings: HalfSettings, channels: int, column: Column) -> None:
     run = iperf.run(
-        size=plan.settings.size,
+        size=settings.size,
         channels=channels,
-        write_bytes=min(plan.settings.slot_bytes, iperf.WRITE_BYTES_MAX),
-        congestion=plan.settings.congestion,
+        write_bytes=min(settings.slot_bytes, iperf.WRITE_BYTES_MAX),
+        congestion=settings.congestion,
     )
-    column = measured.iperf3.setdefault(channels, Column())
     column.add(size=run.bytes, seconds=run.seconds, cpu_s=run.cpu_s, congestion_control=run.congestion_control)
-    _tell(f"iperf3, {channels} channels: {column.gbytes_per_s[-1]:.2f} GB/s")
+
+
+@contextlib.contextmanager
+def _baselines(plan: Plan) -> Iterator[Mapping[str, AddBaseline]]:
+    """Those that this machine can run, by name; says which it can't."""
+    settings = plan.settings
+    found: dict[str, AddBaseline] = {}
+    with contextlib.ExitStack() as stack:
+        if c_limit.compiler() is None:
+            _tell("a C compiler is NOT INSTALLED: there is no C limit in what follows (Debian: apt-get install gcc)")
+        elif machine.memory_available() < 4 * settings.size + SPARE_BYTES:
+            _tell("there is NO MEMORY for the C limit beside ours: choose a smaller --size to have it in what follows")
+        else:
+            try:
+                program = stack.enter_context(c_limit.compiled())
+                found["c_limit"] = functools.partial(_run_c, program, settings)
+            except c_limit.CLimitError as error:
+                _tell(f"there is NO C LIMIT in what follows: {error}")
+        if iperf.path() is None:
+            _tell("iperf3 is NOT INSTALLED: it is not in what follows (Debian: apt-get install iperf3)")
+        else:
+            found["iperf3"] = functools.partial(_run_iperf, settings)
+        yield found
 
 
 def _add(measured: Measured, plan: Plan, run: HalfRun, cpu_s: float, channels: int) -> None:
@@ -185,10 +221,14 @@ def result(
     """Everything in one object of plain values. `side` says whose figures: both, source or destination."""
     counts: dict[str, Any] = {}
     for channels, column in measured.ours.items():
-        counts[str(channels)] = {**column.to_json(), "iperf3": None, "ratio_to_iperf3": None}
-        if channels in measured.iperf3:
-            counts[str(channels)]["iperf3"] = measured.iperf3[channels].to_json()
-            counts[str(channels)]["ratio_to_iperf3"] = _ratio([column], [measured.iperf3[channels]])
+        counts[str(channels)] = column.to_json()
+        for name in BASELINES:
+            theirs = measured.baselines.get(name, {}).get(channels)
+            counts[str(channels)][name] = None if theirs is None else theirs.to_json()
+            counts[str(channels)][f"ratio_to_{name}"] = None if theirs is None else _ratio([column], [theirs])
+    ratios: dict[str, float | None] = dict.fromkeys(f"ratio_to_{name}" for name in BASELINES)
+    for name, columns in measured.baselines.items():
+        ratios[f"ratio_to_{name}"] = _ratio(measured.ours.values(), columns.values())
     return {
         "scenario": "throughput",
         "command": ["python", "-m", "bench", *sys.argv[1:]],
@@ -200,7 +240,7 @@ def result(
         "page_size": " and ".join(dict.fromkeys(pages)),
         "verified": None if side == "source" else True,  # anything else has ended the measurement; a source can't say
         "channels": counts,
-        "ratio_to_iperf3": _ratio(measured.ours.values(), measured.iperf3.values()) if measured.iperf3 else None,
+        **ratios,
         "machine": facts,
     }
 

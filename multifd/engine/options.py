@@ -53,7 +53,9 @@ class SourceOptions:
     congestion_control: str | None = None
     """TCP congestion control of the data channels, e.g. `cubic`; None is the system's."""
     socket_buffer: int | None = None
-    """SO_SNDBUF and SO_RCVBUF of the data channels; None lets the kernel tune."""
+    """SO_SNDBUF and SO_RCVBUF of the data channels; None: at most 512 KiB where one was accepted from the
+    same host, else the kernel tunes.
+    """
     tls: Tls | None = None
     """`Tls.load(DIR, server=False)`: all connections under TLS; None is plain."""
 

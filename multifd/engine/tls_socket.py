@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from multifd import limits
 from multifd.engine.tls import Tls
-from multifd.engine.transport import DataSocket
+from multifd.engine.transport import CUT, DataSocket
 from multifd.slot import Buffer
 
 _RECORD_BYTES = 16 * limits.KIB
@@ -37,10 +37,12 @@ class TlsDataSocket(DataSocket):
                 while left:
                     left = left[self._session.send(left) :]
 
-    def receive(self, buffers: Sequence[memoryview]) -> bool:
-        """*worker*: fill all of it. False if the connection ended before its first byte; raises `EOFError` after it, or
-        `OSError`. An end without close-notify is an end too: older QEMUs just cut, and every dialect counts what came.
-        """
+    def _take_some(self, buffer: memoryview) -> int:
+        """An end without close-notify is an end too: older QEMUs just cut, and every dialect counts what came."""
+        with self._tls.explained():
+            return self._session.recv_into(buffer)
+
+    def _fill(self, buffers: Sequence[memoryview]) -> bool:
         began = False
         with self._tls.explained():
             for each in buffers:
@@ -48,7 +50,7 @@ class TlsDataSocket(DataSocket):
                 while left:
                     got = self._session.recv_into(left)
                     if got == 0 and began:
-                        raise EOFError("the connection ended inside a slot")
+                        raise EOFError(CUT)
                     if got == 0:
                         return False
                     began = True

@@ -21,6 +21,12 @@ from multifd.errors import TransportError
 from multifd.slot import Buffer
 
 _BACKLOG = 256
+CUT = "the connection ended inside a slot"
+_LOCAL_BUFFER_BYTES = 512 * limits.KIB
+"""Within one host nothing is on its way for long, and what waits in a socket falls out of the processor's cache: the
+system lets it grow to tens of megabytes, with which a stock QEMU's channels were a fifth slower, and slots of our own
+no faster (docs/BENCHMARKS.md). The system may give less (net.core.rmem_max).
+"""
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 10), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 4))
 """A host that vanished is noticed after 30 s, as long as STALL_DEADLINE_S."""
 
@@ -58,7 +64,9 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class SocketOptions:
-    """Options of data channels; None leaves the system's default."""
+    """Options of data channels; None leaves the system's default, but for `buffer` on a connection within one host that
+    was accepted: that asks for `_LOCAL_BUFFER_BYTES`.
+    """
 
     congestion_control: str | None = None
     buffer: int | None = None
@@ -167,9 +175,9 @@ def _remove_stale(path: str) -> None:
 
 def tune(connection: socket.socket, options: SocketOptions | None) -> None:
     """Set what every connection needs, and the options of a data channel."""
-    if options is not None and options.buffer:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, options.buffer)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, options.buffer)
+    if options is not None and (buffer := options.buffer or (_LOCAL_BUFFER_BYTES if _is_local(connection) else 0)):
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
     if connection.family == socket.AF_UNIX:
         return
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -187,6 +195,16 @@ def tune(connection: socket.socket, options: SocketOptions | None) -> None:
             raise OSError(errno.ENOENT, cause) from error
 
 
+def _is_local(connection: socket.socket) -> bool:
+    """Whether it is a TCP connection within this host; false as long as it is none at all."""
+    if connection.family == socket.AF_UNIX:
+        return False
+    try:
+        return bool(connection.getpeername()[0] == connection.getsockname()[0])
+    except OSError:
+        return False
+
+
 def congestion_control(connection: socket.socket) -> str:
     """What is really in use; empty for a unix socket."""
     if connection.family == socket.AF_UNIX:
@@ -202,6 +220,7 @@ class DataSocket:
     def __init__(self, connection: socket.socket) -> None:
         connection.setblocking(True)
         self._socket = connection
+        self._given_back = memoryview(b"")
         self.security = "plain"
         """Or TLS's version and cipher."""
 
@@ -223,11 +242,46 @@ class DataSocket:
             length -= sent
             sent = self._socket.sendmsg(buffers)
 
+    def receive_some(self, buffer: memoryview) -> int:
+        """*worker*: take what is there, at least a byte and at most what `buffer` has room for. Returns how much, 0 if
+        the connection has ended. Raises `OSError`.
+        """
+        if self._given_back:
+            return len(buffer) - sum(map(len, self._take_given_back((buffer,))))
+        return self._take_some(buffer)
+
+    def _take_some(self, buffer: memoryview) -> int:
+        return self._socket.recv_into(buffer)
+
+    def give_back(self, data: memoryview) -> None:
+        """*worker*: what is received next begins with these bytes: `receive_some` took them, and they are to be read in
+        another way.
+        """
+        self._given_back = memoryview(bytes(data) + bytes(self._given_back))
+
     def receive(self, buffers: Sequence[memoryview]) -> bool:
         """*worker*: fill all of it. False if the connection ended before its first byte; raises `EOFError` after it, or
         `OSError`.
         """
-        length = sum(len(each) for each in buffers)
+        if not self._given_back:
+            return self._fill(buffers)
+        rest = self._take_given_back(buffers)
+        if any(map(len, rest)) and not self._fill(rest):
+            raise EOFError(CUT)
+        return True
+
+    def _take_given_back(self, buffers: Sequence[memoryview]) -> Sequence[memoryview]:
+        """Returns what is still to be filled."""
+        for number, each in enumerate(buffers):
+            count = min(len(each), len(self._given_back))
+            each[:count] = self._given_back[:count]
+            self._given_back = self._given_back[count:]
+            if count < len(each):
+                return (each[count:], *buffers[number + 1 :])
+        return ()
+
+    def _fill(self, buffers: Sequence[memoryview]) -> bool:
+        length = sum(map(len, buffers))
         got = self._receive_some(buffers)
         if got == 0 and length:
             return False
@@ -236,7 +290,7 @@ class DataSocket:
             length -= got
             got = self._receive_some(buffers)
             if got == 0:
-                raise EOFError("the connection ended inside a slot")
+                raise EOFError(CUT)
         return True
 
     def _receive_some(self, buffers: Sequence[memoryview]) -> int:

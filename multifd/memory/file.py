@@ -15,6 +15,7 @@ from multifd.errors import StorageError
 from multifd.limits import MIB
 from multifd.memory.block import Block
 from multifd.memory.extents import Extents, complement, merge, whole
+from multifd.memory.file_pages import read_whole
 from multifd.memory.libc import fallocate
 from multifd.memory.tracker import StaticTracker, Tracker
 
@@ -91,15 +92,7 @@ class FileBlock(Block):
     def read(self, offset: int, length: int, scratch: memoryview) -> memoryview:
         """Into `scratch`. Raise `StorageError` if the file can't be read or has become shorter."""
         view = scratch[:length]
-        done = 0
-        while done < length:
-            try:
-                count = os.preadv(self._fd, [view[done:]], offset + done)
-            except OSError as error:
-                raise StorageError(f"can't read {self._file}: {error.strerror}") from error
-            if not count:
-                raise StorageError(f"file shrank while it was being sent: {self._file}, {self.length} bytes at first")
-            done += count
+        read_whole(self._fd, view, offset, str(self._file))
         return view
 
     def target(self, offset: int, length: int) -> memoryview:

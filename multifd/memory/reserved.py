@@ -200,12 +200,16 @@ class ReservedMap:
         # Compared as bytes: a third of what numpy takes to compare so few.
         if (offsets - first).tobytes() != self._run[: count * 8]:
             return self._place_runs(offsets)
-        end = first + count * self.page_size
+        return [self.place_run(first, count * self.page_size)]
+
+    def place_run(self, first: int, length: int) -> memoryview:
+        """*any*: as `place`, for neighbouring pages."""
+        end = first + length
         self._check(first, end)
         self._file.reserve(self._offset + first, self._offset + end)
         self.touched = True
         self.present[first // self.page_size : end // self.page_size] = True
-        return [self.view[first:end]]
+        return self.view[first:end]
 
     def zero(self, offsets: Offsets) -> None:
         """*any*: these pages are zero from now on. Raises `LocalProtocolError` if they reach beyond the block."""

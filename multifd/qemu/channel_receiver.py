@@ -10,14 +10,22 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from multifd.codec.streams import create_decoder
-from multifd.elements import Compression, DevicePacket, Offsets, Packet, RamPacket
+from multifd.elements import Compression, DevicePacket, Offsets, Packet, RamPacket, RunPacket
 from multifd.engine.channel_worker import ChannelWorker
 from multifd.engine.events import EventQueue
 from multifd.engine.transport import DataSocket
 from multifd.errors import MultifdError, RemoteProtocolError, TransportError
 from multifd.qemu.report import ChannelTally
 from multifd.qemu.target import BlockTarget
-from multifd.wire.qemu_packet import DEVICE_HEADER_BYTES, HANDSHAKE_BYTES, PacketBuffers, header_bytes, read_packet
+from multifd.wire.qemu_packet import (
+    DEVICE_HEADER_BYTES,
+    HANDSHAKE_BYTES,
+    PacketBuffers,
+    check_placed,
+    header_bytes,
+    parse_run,
+    read_packet,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +147,35 @@ class QemuChannelReceiver(ChannelWorker):
     def _receive(self) -> bool:
         """One packet; False if the connection has ended before it."""
         self._hooks.before_channel_read(self.number)
+        if self._compression is not Compression.NONE:
+            return self._receive_any()
+        header = self._buffers.header[: self._header_bytes]
+        got = self._socket.receive_some(header)
+        run = parse_run(header, self._page_size) if got == self._header_bytes else None
+        if run is not None:
+            self._receive_run(run)
+            return True
+        self._socket.give_back(header[:got])
+        return got > 0 and self._receive_any()
+
+    def _receive_run(self, run: RunPacket) -> None:
+        target = self._target_of(run.block)
+        if run.offset + run.length > target.length:
+            raise self._beyond_end(target, run.offset + run.length - self._page_size)
+        self._check_taking()
+        views = (target.place_run(run.offset, run.length),)
+        check_placed(views, run.length)
+        if not self._socket.receive(views):
+            raise EOFError("it ended inside a packet")
+        tally = self.tally
+        tally.packets += 1
+        tally.normal_pages += run.length // self._page_size
+        tally.payload_bytes += run.length
+        tally.wire_bytes += self._header_bytes + run.length
+        self._offset += self._header_bytes + run.length
+
+    def _receive_any(self) -> bool:
+        """One packet of any kind; False if the connection has ended before it."""
         reader = read_packet(
             self._buffers,
             where=self._where(),
@@ -167,21 +204,31 @@ class QemuChannelReceiver(ChannelWorker):
         return True
 
     def _place(self, packet: RamPacket) -> Sequence[memoryview]:
-        target = self._blocks.get(packet.block)
-        if target is None:
-            raise RemoteProtocolError(f"{self._where()}: packet.block", "one of the block list", packet.block)
+        target = self._target_of(packet.block)
         self._check_end(packet.normal, target)
         self._check_end(packet.zero, target)
-        self.unordered = True  # before the look at `_taking`: `finish` does it the other way round
-        if not self._taking:
-            raise self._late()
+        self._check_taking()
         self._target = target
         return target.place(packet.normal) if len(packet.normal) else ()
 
+    def _target_of(self, block: str) -> BlockTarget:
+        target = self._blocks.get(block)
+        if target is None:
+            raise RemoteProtocolError(f"{self._where()}: packet.block", "one of the block list", block)
+        return target
+
+    def _check_taking(self) -> None:
+        self.unordered = True  # before the look at `_taking`: `finish` does it the other way round
+        if not self._taking:
+            raise self._late()
+
     def _check_end(self, offsets: Offsets, target: BlockTarget) -> None:
         if len(offsets) and (last := int(offsets.max())) > target.length - self._page_size:
-            expected = f"a page within the block's {target.length} bytes"
-            raise RemoteProtocolError(f"{self._where()}: packet.offsets", expected, hex(last))
+            raise self._beyond_end(target, last)
+
+    def _beyond_end(self, target: BlockTarget, last: int) -> RemoteProtocolError:
+        expected = f"a page within the block's {target.length} bytes"
+        return RemoteProtocolError(f"{self._where()}: packet.offsets", expected, hex(last))
 
     def _take(self, packet: RamPacket) -> None:
         tally = self.tally

@@ -14,15 +14,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from multifd import limits
 from multifd.codec.streams import Encoder, create_encoder
-from multifd.elements import Compression, Offsets, RamPacket
+from multifd.elements import Compression, Offsets, RamPacket, RunPacket
 from multifd.engine.channel_worker import ChannelWorker
 from multifd.engine.events import EventQueue
 from multifd.engine.mailbox import Closed, Mailbox
 from multifd.engine.transport import DataSocket
 from multifd.qemu.packets import Pages
 from multifd.qemu.report import ChannelTally
-from multifd.wire.qemu_packet import serialize_ram_header
+from multifd.wire.qemu_packet import serialize_ram_header, serialize_run
 
 _NO_PAGES: Offsets = np.empty(0, dtype=np.int64)
 _TASKS_MAX = 4  # a round and its SYNC, twice
@@ -102,6 +103,7 @@ class QemuChannelSender(ChannelWorker):
         # worker's; read by the loop
         self.tally = ChannelTally()
         self._encoder: Encoder | None = create_encoder(compression)
+        self._buffer = memoryview(bytearray(limits.QEMU_PACKET_BYTES))
 
     def put(self, task: Task) -> None:
         """*loop*: hand over a task."""
@@ -130,14 +132,32 @@ class QemuChannelSender(ChannelWorker):
 
     def _drain(self, queue: PageQueue) -> None:
         while (pages := queue.take()) is not None:
-            self._send_pages(pages)
+            if pages.run is not None and self._encoder is None:
+                self._send_run(pages.run, pages)
+            else:
+                self._send_pages(pages)
+
+    def _send_run(self, run: RunPacket, pages: Pages) -> None:
+        """As `_send_pages` without compression, with less to do."""
+        header = serialize_run(run, self._numbers.next(), self._page_size)
+        views = pages.views
+        if pages.file is not None:
+            views = (self._buffer[: run.length],)
+            pages.file.read_run(run.offset, views[0])
+        self._socket.send((header, *views))
+        tally = self.tally
+        tally.packets += 1
+        tally.normal_pages += run.length // self._page_size
+        tally.payload_bytes += run.length
+        tally.wire_bytes += len(header) + run.length
 
     def _send_pages(self, pages: Pages) -> None:
-        payload: Sequence[memoryview | bytes] = pages.views
+        views = pages.views if pages.file is None else (pages.file.read(pages.normal, self._buffer),)
+        payload: Sequence[memoryview | bytes] = views
         count = len(pages.normal)
         size = count * self._page_size
         if self._encoder is not None and count:
-            payload = (self._encoder.encode(pages.views),)
+            payload = (self._encoder.encode(views),)
             size = len(payload[0])
         header = serialize_ram_header(
             RamPacket(

@@ -36,7 +36,9 @@ class QemuDestinationOptions:
     congestion_control: str | None = None
     """TCP congestion control of the channels, e.g. `cubic`; None is the system's."""
     socket_buffer: int | None = None
-    """SO_RCVBUF of the channels; None lets the kernel tune."""
+    """SO_RCVBUF of the channels; None: at most 512 KiB where one was accepted from the
+    same host, else the kernel tunes.
+    """
 
     def __post_init__(self) -> None:
         """Raise `ValueError` for a value that can't be."""

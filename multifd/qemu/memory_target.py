@@ -25,6 +25,8 @@ class MemoryBlock:
     def __init__(self, length: int, page_size: int) -> None:
         """Raises `StorageError` if there is no room."""
         self.length = length
+        self.file = None
+        """See `BlockOrigin.file`: it is in none."""
         try:
             self.present: npt.NDArray[np.bool_] = np.zeros(length // page_size, dtype=np.bool_)
             """Which pages may be other than zero."""
@@ -38,12 +40,14 @@ class MemoryBlock:
     def place(self, offsets: Offsets) -> Sequence[memoryview]:
         """See `BlockTarget.place`."""
         views = page_views(self.view, offsets, self._page_size)
-        if len(views) == 1:
-            first = int(offsets[0]) // self._page_size
-            self.present[first : first + len(offsets)] = True
-        else:
-            self.present[offsets // self._page_size] = True
+        self.present[offsets // self._page_size] = True
         return views
+
+    def place_run(self, first: int, length: int) -> memoryview:
+        """See `BlockTarget.place_run`."""
+        end = first + length
+        self.present[first // self._page_size : end // self._page_size] = True
+        return self.view[first:end]
 
     def zero(self, offsets: Offsets) -> None:
         """See `BlockTarget.zero`."""

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from multifd.elements import MachineState
+from multifd.memory.file_pages import FilePages
 
 Present = npt.NDArray[np.bool_]
 """One flag for each page of a block: false where the page is zero, whatever the memory holds there."""
@@ -22,6 +23,11 @@ class BlockOrigin(Protocol):
     @property
     def view(self) -> memoryview:
         """All of the block, bytes. Read by several threads at a time."""
+        ...
+
+    @property
+    def file(self) -> FilePages | None:
+        """Where its pages are read from; None: sent from `view` as they are."""
         ...
 
     @property

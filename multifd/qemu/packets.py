@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from multifd import limits
-from multifd.elements import Offsets, ZeroPages, ZeroRecords
+from multifd.elements import Offsets, RunPacket, ZeroPages, ZeroRecords
+from multifd.memory.file_pages import FilePages
 from multifd.qemu.memory_target import page_views
 from multifd.qemu.origin import BlockOrigin, Present
 
@@ -19,12 +20,19 @@ _NONE: Offsets = np.empty(0, dtype=np.int64)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pages:
-    """The pages of one packet. `views` are the contents of the normal ones, in their order, neighbours joined."""
+    """The pages of one packet. `views` are the contents of the normal ones, in their order, neighbours joined; none
+    if they are to be read from `file`.
+    """
 
     block: str
     normal: Offsets
     zero: Offsets
     views: Sequence[memoryview]
+    file: FilePages | None = None
+    run: RunPacket | None = None
+    """The normal pages once more, if they are neighbours and there are no others, as most are: without compression they
+    have a short way.
+    """
 
 
 def packets(name: str, block: BlockOrigin, page_size: int, zero_pages: ZeroPages) -> Iterator[Pages]:
@@ -35,9 +43,13 @@ def packets(name: str, block: BlockOrigin, page_size: int, zero_pages: ZeroPages
     zeros = memoryview(bytes(limits.QEMU_PACKET_BYTES))
     view = block.view
     for first, flags in _windows(block.present):
+        if flags.all():
+            yield from _runs(name, block, first, len(flags), page_size)
+            continue
         for normal in _pieces(first + np.flatnonzero(flags), count):
             offsets = normal * page_size
-            yield Pages(name, offsets, _NONE, page_views(view, offsets, page_size))
+            views = page_views(view, offsets, page_size) if block.file is None else ()
+            yield Pages(name, offsets, _NONE, views, block.file)
         if zero_pages is ZeroPages.LEGACY:
             continue
         for zero in _pieces(first + np.flatnonzero(~flags), count):
@@ -45,6 +57,16 @@ def packets(name: str, block: BlockOrigin, page_size: int, zero_pages: ZeroPages
                 yield Pages(name, _NONE, zero * page_size, ())
             else:
                 yield Pages(name, zero * page_size, _NONE, (zeros[: len(zero) * page_size],))
+
+
+def _runs(name: str, block: BlockOrigin, first: int, pages: int, page_size: int) -> Iterator[Pages]:
+    """The packets of so many pages, all of them there."""
+    end = (first + pages) * page_size
+    for offset in range(first * page_size, end, limits.QEMU_PACKET_BYTES):
+        stop = min(offset + limits.QEMU_PACKET_BYTES, end)
+        views = (block.view[offset:stop],) if block.file is None else ()
+        run = RunPacket(name, offset, stop - offset)
+        yield Pages(name, np.arange(offset, stop, page_size), _NONE, views, block.file, run)
 
 
 def zero_records(name: str, present: Present, page_size: int) -> Iterator[ZeroRecords]:

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from multifd import elements as e
 from multifd.errors import RemoteProtocolError, StorageError
 from multifd.limits import KIB, MIB, QEMU_MANIFEST_BYTES_MAX
+from multifd.memory.file_pages import FilePages, OpenFile
 from multifd.qemu.saved_digest import block_digest, ranges_digest
 from multifd.qemu.saved_layout import MAPPED_RAM, frame, place
 from multifd.qemu.saved_manifest import DIGESTS, MANIFEST, VM, Manifest, digests_from_json
@@ -34,18 +35,20 @@ _OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # not to wait for whoever op
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SavedBlock:
-    """The contents of one RAM block. `view` is read-only; where `present` is false the page is zero, whatever `view`
-    has there.
+    """The contents of one RAM block. `view` is read-only, `file` has the same bytes to be read; where `present` is
+    false the page is zero, whatever they have there.
     """
 
     view: memoryview
     present: npt.NDArray[np.bool_]
+    file: FilePages
 
 
 class SavedMachine:
     """A saved machine, open for reading: what `QemuSource` sends. Good until `close`.
 
-    Its file must not be changed meanwhile; whoever cuts it short ends the process that reads it (SIGBUS).
+    Its file must not be changed meanwhile; whoever cuts it short ends the process that looks at a block's `view`
+    (SIGBUS).
     """
 
     def __init__(
@@ -84,9 +87,12 @@ class SavedMachine:
                 if not ignored <= absent:
                     raise StorageError(f"{VM} has no place for block {min(ignored - absent)}, which should be there")
                 mapping = mmap.mmap(fd, length, prot=mmap.PROT_READ)
+                file = OpenFile(fd, str(path))
                 blocks = {
                     block.name: SavedBlock(
-                        memoryview(mapping)[place(block).pages_offset :][: block.length], _read_bitmap(fd, block)
+                        memoryview(mapping)[place(block).pages_offset :][: block.length],
+                        _read_bitmap(fd, block),
+                        _pages(file, block),
                     )
                     for block in state.blocks
                     if block.name not in absent
@@ -235,6 +241,11 @@ def _read_bitmap(fd: int, block: e.RamBlock) -> npt.NDArray[np.bool_]:
         if raw.any():
             flags[:] = np.unpackbits(raw, count=len(flags), bitorder="little").view(np.bool_)
     return present
+
+
+def _pages(file: OpenFile, block: e.RamBlock) -> FilePages:
+    mapped = place(block)
+    return FilePages(file, mapped.pages_offset, block.length, page_size=mapped.page_size)
 
 
 # -- files -------------------------------------------------------------------------------------------------------------

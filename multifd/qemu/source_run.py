@@ -184,7 +184,7 @@ class QemuSourceRun(SessionRun):
     def _channel_lost(self, event: ChannelFailed) -> None:
         """A channel's worker ended. If its connection was lost, main may be about to say why: it gets a moment."""
         where = f"channel {event.channel}: "
-        if isinstance(event.error, OSError) and event.error.errno == errno.EFAULT:
+        if isinstance(event.error, OSError) and event.error.errno == errno.EFAULT:  # an origin of a user's, mapped
             self.fail(StorageError(f"{where}memory that was to be sent is gone: its file was cut short meanwhile"))
             return
         error = as_ours(event.error, where)

@@ -29,6 +29,10 @@ class BlockTarget(Protocol):
         """
         ...
 
+    def place_run(self, first: int, length: int) -> memoryview:
+        """*worker*: as `place`, for neighbouring pages (checked: within the block)."""
+        ...
+
     def zero(self, offsets: Offsets) -> None:
         """*worker or pool*: these pages are zero from now on, whatever was in them."""
         ...

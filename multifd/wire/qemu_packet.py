@@ -6,12 +6,13 @@ every packet.
 from __future__ import annotations
 
 import enum
+import functools
 import struct
 from collections.abc import Callable, Generator, Sequence
 
 import numpy as np
 
-from multifd.elements import Compression, DevicePacket, Handshake, Offsets, Packet, RamPacket
+from multifd.elements import Compression, DevicePacket, Handshake, Offsets, Packet, RamPacket, RunPacket
 from multifd.errors import LocalProtocolError, RemoteProtocolError
 from multifd.limits import (
     QEMU_CHANNELS_MAX,
@@ -46,6 +47,9 @@ _DEVICE_STATE = 0x40
 _COMPRESSION_NAMES = {0x00: "none", 0x02: "zlib", 0x04: "zstd", 0x08: "qpl", 0x10: "uadk", 0x20: "qatzip"}
 _COMPRESSIONS = {int(each): each for each in Compression}
 _NAME_BYTES = 256  # the last is NUL
+_NAME_EXPECTED = f"a name of 1..{_NAME_BYTES - 1} bytes, then NUL"
+_NAMES_KEPT_MAX = 64
+_RUNS_KEPT_MAX = 256
 _U32_MAX = 2**32 - 1
 _U64_MAX = 2**64 - 1
 
@@ -123,6 +127,35 @@ def header_bytes(page_size: int) -> int:
     return _RAM.size + 8 * _pages_max(page_size)
 
 
+def parse_run(header: memoryview, page_size: int) -> RunPacket | None:
+    """Read the `header_bytes(page_size)` of a packet that only lists neighbouring pages, uncompressed. None for any
+    other, right or wrong: `read_packet` tells.
+
+    It is for the packets that memory mostly travels in: all offsets are looked at as one large number, which leaves
+    the processor's caches to the payload.
+    """
+    magic, version, flags, capacity, normal, payload_bytes, _number, zero, block = _RAM.unpack_from(header)
+    if (magic, version, flags, zero) != (_MAGIC, _VERSION, 0, 0):
+        return None
+    if not 1 <= normal <= capacity <= _PAGES_MAX[page_size] or payload_bytes != normal * page_size:
+        return None
+    offsets = int.from_bytes(header[_RAM.size : _RAM.size + 8 * normal], "big")
+    ones, steps = _neighbours(normal, page_size)
+    first = offsets >> (normal - 1) * 64
+    last = first + payload_bytes - page_size
+    if first & (page_size - 1) or last >> 63 or offsets != first * ones + steps:
+        return None
+    name = _parse_block(block)
+    return None if name is None else RunPacket(name, first, payload_bytes)
+
+
+@functools.lru_cache(_RUNS_KEPT_MAX)
+def _neighbours(count: int, page_size: int) -> tuple[int, int]:
+    """`first * ones + steps` is the number that the offsets of `count` neighbours make in a header."""
+    ones = sum(1 << 64 * each for each in range(count))
+    return ones, sum(each * page_size << 64 * (count - 1 - each) for each in range(count))
+
+
 def read_packet(
     buffers: PacketBuffers,
     *,
@@ -151,7 +184,7 @@ def read_packet(
         return packet
     targets = place(packet)
     if packet.payload_bytes:
-        _check_targets(targets, len(packet.normal) * page_size)
+        check_placed(targets, len(packet.normal) * page_size)
         if packet.compression is Compression.NONE:
             yield targets
         else:
@@ -209,7 +242,9 @@ def _parse_ram(
     elif payload_bytes != normal * page_size:
         expected = f"{normal * page_size}, of {normal} pages"
         raise RemoteProtocolError(f"{where}: packet.payload_bytes", expected, payload_bytes)
-    name = _parse_name(block.rstrip(b"\0"), f"{where}: packet.block")
+    name = _parse_block(block)
+    if name is None:
+        raise RemoteProtocolError(f"{where}: packet.block", _NAME_EXPECTED, block.rstrip(b"\0"))
     return RamPacket(name, pages[:normal], pages[normal:], number, sync, used, payload_bytes)
 
 
@@ -245,15 +280,27 @@ def _check_compression(field: int, agreed: Compression | None, where: str) -> Co
     raise RemoteProtocolError(f"{where}: packet.compression", expected, _COMPRESSION_NAMES[field])
 
 
+@functools.lru_cache(_NAMES_KEPT_MAX)
+def _parse_block(padded: bytes) -> str | None:
+    """A block's name, None if it is none. Nearly every packet has one of a few."""
+    return _decode_terminated(padded.rstrip(b"\0"))
+
+
 def _parse_name(raw: bytes, where: str) -> str:
-    name = decode_name(raw)
-    if name is None or len(raw) == _NAME_BYTES:
-        raise RemoteProtocolError(where, f"a name of 1..{_NAME_BYTES - 1} bytes, then NUL", raw)
+    name = _decode_terminated(raw)
+    if name is None:
+        raise RemoteProtocolError(where, _NAME_EXPECTED, raw)
     return name
 
 
-def _check_targets(targets: Sequence[memoryview], length: int) -> None:
-    """Going on over a bug of ours would break the framing, and blame the peer."""
+def _decode_terminated(raw: bytes) -> str | None:
+    return decode_name(raw) if len(raw) < _NAME_BYTES else None
+
+
+def check_placed(targets: Sequence[memoryview], length: int) -> None:
+    """Raise `LocalProtocolError` unless the views have room for exactly `length` bytes: going on over a bug of ours
+    would break the framing, and blame the peer.
+    """
     placed = sum(map(len, targets))
     if placed != length:
         raise LocalProtocolError("place", f"views of {length} bytes in all", placed)
@@ -301,6 +348,23 @@ def serialize_ram_header(packet: RamPacket, page_size: int) -> bytes:
     flags, payload_bytes = packet.compression, packet.payload_bytes
     fields = _RAM.pack(_MAGIC, _VERSION, flags, pages_max, normal, payload_bytes, packet.number, zero, name)
     return (fields + offsets.astype(">u8").tobytes()).ljust(_RAM.size + 8 * pages_max, b"\0")
+
+
+def serialize_run(run: RunPacket, number: int, page_size: int) -> bytes:
+    """The same header as `serialize_ram_header` makes of these pages. Raises `LocalProtocolError`."""
+    count, odd = divmod(run.length, page_size)
+    if odd or not 1 <= count <= _pages_max(page_size):
+        raise LocalProtocolError("packet.pages", f"1..{_pages_max(page_size)} pages of {page_size} bytes", run.length)
+    if run.offset & (page_size - 1) or not 0 <= run.offset <= 2**63 - run.length:
+        raise LocalProtocolError("packet.offsets", f"multiples of {page_size} below 2**63", run.offset)
+    if not 0 <= number <= _U64_MAX:
+        raise LocalProtocolError("packet.number", f"0..{_U64_MAX}", number)
+    pages_max = _PAGES_MAX[page_size]
+    name = _serialize_name(run.block, "packet.block")
+    ones, steps = _neighbours(count, page_size)
+    offsets = (run.offset * ones + steps).to_bytes(8 * count, "big")
+    fields = _RAM.pack(_MAGIC, _VERSION, 0, pages_max, count, run.length, number, 0, name)
+    return (fields + offsets).ljust(_RAM.size + 8 * pages_max, b"\0")
 
 
 def serialize_device_header(packet: DevicePacket) -> bytes:

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from bench import c_limit
+
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [
     sys.executable,
@@ -35,21 +37,26 @@ def read(output: str) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_measures_ours_and_iperf3() -> None:
-    """Two runs of each channel count gives verified figures, and iperf3's where it is installed; else it says so."""
+def test_measures_ours_and_the_baselines() -> None:
+    """Two runs of each channel count gives verified figures, and those of the baselines that can be run here; it says
+    which can't.
+    """
     done = subprocess.run(
         [*COMMAND, "--channels", "1,2"], cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE_S, check=False
     )
     assert done.returncode == 0, done.stderr
     result = read(done.stdout)
+    baselines = {"iperf3": shutil.which("iperf3") is not None, "c_limit": c_limit.compiler() is not None}
     assert result["verified"] is True
     assert list(result["channels"]) == ["1", "2"]
     for column in result["channels"].values():
         assert column["gbytes_per_s"] > 0
         assert column["cpu_s_per_gb"] > 0
         assert column["congestion_control"] == "reno"
-        assert (column["iperf3"] is not None) == (shutil.which("iperf3") is not None)
-    assert ("NOT INSTALLED" in done.stderr) == (shutil.which("iperf3") is None)
+        for name, there in baselines.items():
+            assert (column[name] is not None) == there
+            assert (column[f"ratio_to_{name}"] is not None) == there
+    assert done.stderr.count("NOT INSTALLED") == list(baselines.values()).count(False)
 
 
 @pytest.mark.slow

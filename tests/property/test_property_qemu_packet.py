@@ -16,7 +16,14 @@ from multifd.elements import Compression, DevicePacket, Handshake, Packet, Pong,
 from multifd.errors import RemoteProtocolError
 from multifd.limits import QEMU_DEVICE_PAYLOAD_BYTES_MAX
 from multifd.wire.qemu_channel import ChannelReader
-from multifd.wire.qemu_packet import serialize_device_header, serialize_handshake, serialize_ram_header
+from multifd.wire.qemu_packet import (
+    header_bytes,
+    parse_run,
+    serialize_device_header,
+    serialize_handshake,
+    serialize_ram_header,
+    serialize_run,
+)
 from multifd.wire.qemu_return import ReturnReader, serialize_return
 
 PAGE_SIZE = st.sampled_from([1024, 4096, 16384, 65536])
@@ -179,3 +186,48 @@ def test_any_bytes_on_the_return_path(data: bytes) -> None:
     except RemoteProtocolError as error:
         assert error.where.startswith(f"return path at {reader.offset}: frame")  # noqa: PT017  # no error is right too
     assert b"".join(map(serialize_return, messages)) == data[: reader.offset]
+
+
+@st.composite
+def headers(draw: st.DrawFn) -> tuple[int, bytes]:
+    """(page size, header): of neighbours more often than not, a few bytes of which may be anything."""
+    page_size = draw(PAGE_SIZE)
+    count = draw(st.integers(1, 524288 // page_size))
+    first = draw(st.integers(0, 2**44) | st.integers(2**63 // page_size - 520, 2**63 // page_size - count)) * page_size
+    offsets = np.arange(count, dtype=np.int64) * page_size + first
+    if draw(st.integers(0, 3)) == 0:
+        offsets = np.array(draw(st.permutations(offsets[:8].tolist())), np.int64)
+    normal = draw(st.sampled_from([len(offsets), len(offsets), len(offsets) // 2]))
+    packet = RamPacket(draw(NAME), offsets[:normal], offsets[normal:], number=1, payload_bytes=normal * page_size)
+    data = bytearray(serialize_ram_header(packet, page_size))
+    for at, value in draw(st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), max_size=2)):
+        data[min(at, len(data) - 1)] = value
+    return page_size, bytes(data)
+
+
+@given(headers())
+def test_the_short_way_reads_what_the_long_way_reads(made: tuple[int, bytes]) -> None:
+    """Whatever `parse_run` takes for neighbouring pages, the reader of all packets takes for the same pages; and it
+    takes every header of neighbours that was not tampered with.
+    """
+    page_size, data = made
+    assert len(data) == header_bytes(page_size)
+    run = parse_run(memoryview(data), page_size)
+    reading = Read(page_size, Compression.NONE)
+    try:
+        reading.feed(serialize_handshake(Handshake(bytes(16), 0)) + data + bytes(524288))
+    except RemoteProtocolError:
+        # of the header, then; or of the zeros after the packet, which are no other
+        if not reading.items[1:]:
+            assert run is None
+            return
+    packet = reading.items[1]
+    assert isinstance(packet, RamPacket)
+    offsets = packet.normal.tolist()
+    neighbours = bool(offsets) and offsets == list(range(offsets[0], offsets[0] + len(offsets) * page_size, page_size))
+    if neighbours and not len(packet.zero) and not packet.sync:
+        assert run is not None
+        assert (run.block, run.offset, run.length) == (packet.block, offsets[0], len(offsets) * page_size)
+        assert serialize_run(run, packet.number, page_size) == serialize_ram_header(packet, page_size)
+    else:
+        assert run is None

@@ -216,6 +216,38 @@ def test_nothing_to_receive_is_no_end(ends: tuple[DataSocket, socket.socket]) ->
     assert channel.receive([memoryview(bytearray())])
 
 
+def test_what_was_given_back_comes_first(ends: tuple[DataSocket, socket.socket]) -> None:
+    """A look at what is there loses nothing: it is received again, in pieces of any size, and then what follows."""
+    ours, theirs = ends
+    theirs.sendall(b"header-rest")
+    looked = memoryview(bytearray(8))
+    assert ours.receive_some(looked) == 8
+    ours.give_back(looked[:8])
+    first, second = memoryview(bytearray(3)), memoryview(bytearray(6))
+    assert ours.receive((first,))
+    assert ours.receive_some(looked) == 5
+    assert bytes(looked[:5]) == b"der-r"
+    ours.give_back(looked[:5])
+    assert ours.receive((second[:2], second[2:]))
+    assert bytes(first) + bytes(second) == b"header-re"
+    theirs.close()
+    with pytest.raises(EOFError):
+        ours.receive((memoryview(bytearray(3)),))
+
+
+def test_an_end_after_what_was_given_back_is_an_error(ends: tuple[DataSocket, socket.socket]) -> None:
+    """Something of a slot had come; an end before anything is an end."""
+    ours, theirs = ends
+    theirs.sendall(b"ab")
+    theirs.close()
+    looked = memoryview(bytearray(8))
+    got = ours.receive_some(looked)
+    ours.give_back(looked[:got])
+    with pytest.raises(EOFError):
+        ours.receive((memoryview(bytearray(8)),))
+    assert ours.receive_some(looked) == 0
+
+
 @pytest.mark.parametrize("sending", [True, False], ids=["sending", "receiving"])
 def test_shut_wakes_a_blocked_worker(ends: tuple[DataSocket, socket.socket], sending: bool) -> None:
     """A worker inside a send or a receive that can't go on comes back, and the worker's next call ends as well."""
@@ -261,6 +293,22 @@ def test_options_are_set_on_tcp_alone() -> None:
     with socket.socket(socket.AF_UNIX) as local:
         tune(local, SocketOptions(congestion_control="reno"))
         assert congestion_control(local) == ""
+
+
+def test_buffers_within_a_host_are_small() -> None:
+    """What is accepted from the same host has a fixed buffer, unless another is asked for; what is not connected yet is
+    left to the system.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as lone:
+        tune(lone, SocketOptions())
+        usual = lone.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        with socket.create_connection(listener.getsockname()) as near, listener.accept()[0] as accepted:
+            tune(accepted, SocketOptions())
+            small = accepted.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+            tune(near, SocketOptions(buffer=100_000))
+            assert usual != small
+            assert near.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 2 * 100_000  # the kernel doubles it
+            assert small == min(2 * 512 * 1024, 2 * int(Path("/proc/sys/net/core/rmem_max").read_text()))
 
 
 def test_an_unknown_congestion_control_is_an_os_error() -> None:

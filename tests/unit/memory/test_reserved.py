@@ -156,6 +156,8 @@ def test_no_call_reaches_beyond_the_block(make: Make, numbers: list[int]) -> Non
     for call in (block.place, block.zero):
         with pytest.raises(LocalProtocolError, match="block m"):
             call(offsets(*numbers))
+    with pytest.raises(LocalProtocolError, match="block m"):
+        block.place_run(max(numbers) * PAGE, 1025 * PAGE)
     assert not block.present.any()
     assert not file.is_reserved(OFFSET, OFFSET + PAGE)
 

@@ -165,6 +165,16 @@ def test_a_device_packet_is_handed_on(channel: Channel) -> None:
     assert channel.posted.next() == DeviceStateCame(NUMBER, 64 + 276 + 5, packet)
 
 
+def test_what_follows_a_short_device_packet_is_read_whole(channel: Channel) -> None:
+    """It is shorter than the header of pages, so that more than it has been taken when its kind is known."""
+    packet = DevicePacket("0000:00:03.0/vfio", 1, b"state")
+    channel.send(serialize_device_header(packet), packet.payload, pages(3, 4), pages(9), sync())
+    assert isinstance(channel.posted.next(), DeviceStateCame)
+    channel.receiver.release()
+    assert channel.posted.next() == Synced(NUMBER, 64 + 276 + 5 + 3 * HEADER + 3 * PAGE)
+    assert [channel.page(number)[0] for number in (3, 4, 9)] == [3, 4, 9]
+
+
 # -- where it stops ----------------------------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from multifd import limits
 from multifd.elements import ZeroPages
+from multifd.memory.file_pages import FilePages
 from multifd.qemu.origin import Present
 from multifd.qemu.packets import packets, zero_records
 
@@ -22,6 +23,7 @@ COUNT = limits.QEMU_PACKET_BYTES // PAGE
 class Block:
     view: memoryview
     present: Present
+    file: FilePages | None = None
 
 
 def block_of(flags: list[bool]) -> Block:
