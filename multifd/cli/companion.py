@@ -15,6 +15,7 @@ from multifd.errors import MultifdError
 
 LINE_BYTES_MAX = 1024 * 1024  # a report with many devices
 QUIT_DEADLINE_S = 5.0  # it has nothing to finish
+DYING_DEADLINE_S = 0.3  # between the ends of two of its connections
 DEATH_DEADLINE_S = 1.0  # between the end of its socket and that of the process
 
 
@@ -77,6 +78,8 @@ class Companion:
 
     async def death(self) -> str:
         """What became of it, in words, if it has died; else nothing."""
+        with suppress(TimeoutError):  # its connections end one after the other: who asks may have seen another's end
+            await asyncio.wait_for(self._process.wait(), DYING_DEADLINE_S)
         lost = self._reader.at_eof() or self._reader.exception() is not None or self._process.returncode is not None
         return await self._obituary() if lost else ""
 
