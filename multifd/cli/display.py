@@ -92,9 +92,18 @@ def file_facts(progress: Progress) -> list[str]:
 
 def file_fraction(progress: Progress) -> float:
     """How much of the files was sent, 0 to 1, at least: holes, and what a codec saves, are in the total alone."""
-    if progress.state != "precopy":
-        return 1.0
+    return sent_fraction(progress) if progress.state == "precopy" else 1.0
+
+
+def sent_fraction(progress: Progress) -> float:
+    """The bytes that were moved as a part of all, 0 to 1."""
     return min(progress.bytes_sent / progress.bytes_total, 1.0) if progress.bytes_total else 0.0
+
+
+def rate_and_waits(progress: Progress) -> list[str]:
+    """How fast it goes and what it waits for, as far as there is something to say."""
+    rate = [f"{format_bytes(progress.rate)}/s"] if progress.rate > 0 else []
+    return [*rate, *filter(None, [waits(progress)])]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 from multifd.cli.arguments import add_json, address, amount, positive_size
-from multifd.cli.display import Display, View, open_display, waits
+from multifd.cli.display import Display, View, open_display, rate_and_waits, sent_fraction
 from multifd.cli.ending import EXIT_CODES_HELP, Ending, ExitCode, InterruptedByUserError, UsageError
 from multifd.cli.names import printable
 from multifd.cli.qemu_arguments import COMPRESSIONS, compression, qemu_channels
@@ -241,13 +241,7 @@ def _words(progress: Progress) -> list[str]:
         words.append(format_part(progress.bytes_sent, progress.bytes_total))
     elif progress.bytes_sent:
         words.append(f"{format_bytes(progress.bytes_sent)} received")
-    if progress.rate > 0:
-        words.append(f"{format_bytes(progress.rate)}/s")
-    return [*words, *filter(None, [waits(progress)])]
+    return words + rate_and_waits(progress)
 
 
-def _fraction(progress: Progress) -> float:
-    return min(progress.bytes_sent / progress.bytes_total, 1.0) if progress.bytes_total else 0.0
-
-
-VIEW = View(_words, _fraction)
+VIEW = View(_words, sent_fraction)

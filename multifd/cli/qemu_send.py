@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from multifd.cli.arguments import add_json, address
-from multifd.cli.display import Display, View, open_display, waits
+from multifd.cli.display import Display, View, open_display, rate_and_waits
 from multifd.cli.ending import EXIT_CODES_HELP, Ending, ExitCode, InterruptedByUserError
 from multifd.cli.names import printable
 from multifd.cli.qemu_arguments import COMPRESSIONS, compression, qemu_channels
@@ -130,9 +130,7 @@ def _words(progress: Progress) -> list[str]:
     words = [progress.state]
     if progress.state == "pages":
         words.append(f"{format_bytes(progress.bytes_sent)} sent, {format_bytes(progress.bytes_left)} of pages left")
-    if progress.rate > 0:
-        words.append(f"{format_bytes(progress.rate)}/s")
-    return [*words, *filter(None, [waits(progress)])]
+    return words + rate_and_waits(progress)
 
 
 def _fraction(progress: Progress) -> float:
