@@ -280,17 +280,6 @@ class RamPacket:
 
 
 @dataclass(frozen=True, slots=True)
-class RunPacket:
-    """The header of a packet as nearly all are: `length` bytes of neighbouring pages of `block` from `offset`, whose
-    contents follow as they are.
-    """
-
-    block: str
-    offset: int
-    length: int
-
-
-@dataclass(frozen=True, slots=True)
 class DevicePacket:
     """A piece of a device's state; `name` and `instance` are those of its section on main."""
 

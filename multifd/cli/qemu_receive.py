@@ -18,7 +18,7 @@ from multifd.cli.tls import add_tls_server, server_tls
 from multifd.cli.wording import Wording
 from multifd.engine.session_run import to_its_end, wait_out
 from multifd.engine.tls import Tls
-from multifd.limits import MIB, SECONDS_MAX
+from multifd.limits import SECONDS_MAX
 from multifd.qemu.common_options import CHANNELS
 from multifd.qemu.destination import QemuDestination
 from multifd.qemu.destination_options import QemuDestinationOptions
@@ -28,8 +28,6 @@ from multifd.qemu.saved import SavingMachine
 from multifd.session.qemu_ack import CHOICES
 from multifd.stats import Outcome, Progress
 
-RESERVE_MORE_BYTES = 64 * MIB
-"""Of blocks that nobody thinks of when asked for a guest's memory: video memory, ROMs, tables."""
 WORDING = Wording(peer="the QEMU", interrupted="interrupted; nothing was kept, and the guest runs on at the source")
 DESCRIPTION = """\
 Be the destination of a QEMU's multifd migration, and save the machine: its
@@ -195,7 +193,7 @@ def _is_kept(destination: QemuDestination) -> bool:
 async def _reserve(saving: SavingMachine, length: int, display: Display) -> None:
     display.note(f"reserving {format_bytes(length)}")
     enough = threading.Event()
-    reserving = asyncio.to_thread(saving.reserve, length + RESERVE_MORE_BYTES, lambda: not enough.is_set())
+    reserving = asyncio.to_thread(saving.reserve, length, lambda: not enough.is_set())
     work = asyncio.ensure_future(reserving)
     try:
         await asyncio.shield(work)

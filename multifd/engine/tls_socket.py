@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from multifd import limits
 from multifd.engine.tls import Tls
-from multifd.engine.transport import CUT, DataSocket
+from multifd.engine.transport import DataSocket
 from multifd.slot import Buffer
 
 _RECORD_BYTES = 16 * limits.KIB
@@ -42,20 +42,18 @@ class TlsDataSocket(DataSocket):
         with self._tls.explained():
             return self._session.recv_into(buffer)
 
-    def _fill(self, buffers: Sequence[memoryview]) -> bool:
-        began = False
+    def _fill(self, buffers: Sequence[memoryview]) -> int:
+        filled = 0
         with self._tls.explained():
             for each in buffers:
                 left = each
                 while left:
                     got = self._session.recv_into(left)
-                    if got == 0 and began:
-                        raise EOFError(CUT)
                     if got == 0:
-                        return False
-                    began = True
+                        return filled
+                    filled += got
                     left = left[got:]
-        return True
+        return filled
 
     def shut(self) -> None:
         """*any*: end it for both directions, at once: without close-notify, which is the worker's alone to send."""

@@ -22,7 +22,7 @@ from multifd.slot import Buffer
 
 _BACKLOG = 256
 CUT = "the connection ended inside a slot"
-_LOCAL_BUFFER_BYTES = 512 * limits.KIB
+_LOCAL_BUFFER_BYTES = limits.MIB
 """Within one host nothing is on its way for long, and what waits in a socket falls out of the processor's cache: the
 system lets it grow to tens of megabytes, with which a stock QEMU's channels were a fifth slower, and slots of our own
 no faster (docs/BENCHMARKS.md). The system may give less (net.core.rmem_max).
@@ -263,12 +263,23 @@ class DataSocket:
         """*worker*: fill all of it. False if the connection ended before its first byte; raises `EOFError` after it, or
         `OSError`.
         """
+        length = sum(map(len, buffers))
+        if not length:  # for which the system would wait
+            return True
+        got = self.receive_until_end(buffers)
+        if 0 < got < length:
+            raise EOFError(CUT)
+        return got > 0
+
+    def receive_until_end(self, buffers: Sequence[memoryview]) -> int:
+        """*worker*: fill all of it, a byte at least. Returns how many bytes came: fewer only if the connection ended
+        before. Raises `OSError`.
+        """
         if not self._given_back:
             return self._fill(buffers)
         rest = self._take_given_back(buffers)
-        if any(map(len, rest)) and not self._fill(rest):
-            raise EOFError(CUT)
-        return True
+        left = sum(map(len, rest))
+        return sum(map(len, buffers)) - left + (self._fill(rest) if left else 0)
 
     def _take_given_back(self, buffers: Sequence[memoryview]) -> Sequence[memoryview]:
         """Returns what is still to be filled."""
@@ -280,23 +291,14 @@ class DataSocket:
                 return (each[count:], *buffers[number + 1 :])
         return ()
 
-    def _fill(self, buffers: Sequence[memoryview]) -> bool:
+    def _fill(self, buffers: Sequence[memoryview]) -> int:
+        filled = got = self._socket.recvmsg_into(buffers, 0, socket.MSG_WAITALL)[0]
         length = sum(map(len, buffers))
-        got = self._receive_some(buffers)
-        if got == 0 and length:
-            return False
-        while got < length:
-            buffers = [memoryview(each) for each in _rest(buffers, got)]
-            length -= got
-            got = self._receive_some(buffers)
-            if got == 0:
-                raise EOFError(CUT)
-        return True
-
-    def _receive_some(self, buffers: Sequence[memoryview]) -> int:
-        if len(buffers) == 1:
-            return self._socket.recv_into(buffers[0], 0, socket.MSG_WAITALL)
-        return self._socket.recvmsg_into(buffers, 0, socket.MSG_WAITALL)[0]
+        while got and filled < length:
+            rest = [memoryview(each) for each in _rest(buffers, filled)]
+            got = self._socket.recvmsg_into(rest, 0, socket.MSG_WAITALL)[0]
+            filled += got
+        return filled
 
     def shut(self) -> None:
         """*any*: end it for both directions."""

@@ -37,8 +37,8 @@ def read_whole(fd: int, into: memoryview, offset: int, name: str) -> None:
 class FilePages:
     """`length` bytes of a file from `offset` on.
 
-    Pages that are sent once are read, not mapped: a piece that is read into the same buffer again and again stays in
-    the processor's cache, and mapping costs a page fault for every few pages (docs/BENCHMARKS.md).
+    Pages on a disk that are sent once are read, not mapped: a piece that is read into the same buffer again and again
+    stays in the processor's cache, and mapping costs a page fault for every few pages (docs/BENCHMARKS.md).
     """
 
     def __init__(self, file: OpenFile, offset: int, length: int, *, page_size: int) -> None:

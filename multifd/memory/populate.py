@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -14,7 +15,8 @@ from multifd.memory.mappings import huge_bytes
 
 _HUGE_PAGE = 2 * MIB
 _MADV_HUGEPAGE = 14
-_MADV_POPULATE_WRITE = 23  # Linux 5.14; no constant in Python 3.11
+_MADV_POPULATE_READ = 22  # Linux 5.14; no constant in Python 3.11
+_MADV_POPULATE_WRITE = 23
 _STEP = 64 * MIB  # so that no call lasts long: a signal is seen in between
 
 
@@ -59,3 +61,14 @@ def populate(buffer: Any, stop: threading.Event | None = None) -> str:
     if not huge:
         return f"{mmap.PAGESIZE // 1024} KiB pages"
     return "huge pages, 2 MiB" if huge > length - 2 * _HUGE_PAGE else f"huge pages, 2 MiB, for {100 * huge // length} %"
+
+
+def populate_read(view: memoryview, going_on: Callable[[], bool]) -> None:
+    """Have the pages of a mapped file at hand for reading; those that are on a disk only are read. Never fails: what
+    could not be had is found, or not, by whoever reads it. Ends early once `going_on` says no. Releases the GIL.
+    """
+    first, length = page_range(flat(view).ctypes.data, len(view))
+    with suppress(OSError):  # an older kernel; a file that was cut short
+        for at in range(first, first + length, _STEP):
+            if going_on():
+                madvise(at, min(_STEP, first + length - at), _MADV_POPULATE_READ)

@@ -39,6 +39,7 @@ _KEEP_SIZE, _PUNCH_HOLE = 1, 2  # modes of fallocate(2)
 _HOLE_BYTES = 64 * KIB  # runs of fewer are left: each costs a call, and the file some of its order
 _HOLE_PAGES = 1 << 20  # looked at in one go
 _FAST_PAGES = 512  # what a packet of 512 KiB can list with pages of 1 KiB
+_ONES = b"\1" * _FAST_PAGES
 
 
 class ReservedFile:
@@ -65,7 +66,8 @@ class ReservedFile:
             self._map = mmap.mmap(fd, length)
             self._allocates = not is_tmpfs(fd)
             self._allocated = bytearray(-(-length // _ALLOCATE_BYTES))
-            self._ready = bytearray(-(-length // _POPULATE_BYTES))
+            self.ready = bytearray(-(-length // _POPULATE_BYTES))
+            """A flag for each step of 512 KiB: whether it is reserved."""
         except (OSError, OverflowError, ValueError, MemoryError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise StorageError(f"can't have a file of {length} bytes in memory: {reason}") from error
@@ -78,10 +80,10 @@ class ReservedFile:
     def reserve(self, first: int, end: int) -> None:
         """*any*: have storage for the bytes from `first` up to `end`. Raises `StorageError`."""
         stop = ((end - 1) >> _POPULATE_SHIFT) + 1
-        step = self._ready.find(0, first >> _POPULATE_SHIFT, stop)
+        step = self.ready.find(0, first >> _POPULATE_SHIFT, stop)
         while step >= 0:
             self._reserve_step(step)
-            step = self._ready.find(0, step + 1, stop)
+            step = self.ready.find(0, step + 1, stop)
 
     def reserve_ahead(self, first: int, end: int) -> None:
         """*any*: have storage for a range that may be written to much later, or never; both ends at multiples of 2 MiB,
@@ -100,7 +102,7 @@ class ReservedFile:
 
     def is_reserved(self, first: int, end: int) -> bool:
         """*any*: whether all of it has storage."""
-        return self._ready.find(0, first >> _POPULATE_SHIFT, ((end - 1) >> _POPULATE_SHIFT) + 1) < 0
+        return self.ready.find(0, first >> _POPULATE_SHIFT, ((end - 1) >> _POPULATE_SHIFT) + 1) < 0
 
     def punch_hole(self, first: int, length: int) -> None:
         """*any*: give the storage of a range back, which then reads as zeros: for when no more is received. Does
@@ -125,7 +127,7 @@ class ReservedFile:
                 self._populate(first)
         except OSError as error:
             raise _no_room(error) from error
-        self._ready[step] = 1
+        self.ready[step] = 1
 
     def _allocate_around(self, place: int) -> None:
         region = place // _ALLOCATE_BYTES
@@ -178,9 +180,11 @@ class ReservedMap:
             self.present: npt.NDArray[np.bool_] = np.zeros(length // page_size, dtype=np.bool_)
         except MemoryError:
             raise StorageError(f"no memory for {length // page_size} flags of {name}") from None
+        self._flags = self.present.view(np.uint8).data  # a few are set quicker than through numpy
         self.touched = False
         """Whether `place` or `zero` was ever called for a page."""
         self._file = file
+        self._ready = file.ready
         self._offset = offset
         self.page_size = page_size
         self._name = name
@@ -205,10 +209,15 @@ class ReservedMap:
     def place_run(self, first: int, length: int) -> memoryview:
         """*any*: as `place`, for neighbouring pages."""
         end = first + length
-        self._check(first, end)
-        self._file.reserve(self._offset + first, self._offset + end)
+        if first < 0 or end > self.length:
+            self._check(first, end)
+        start = self._offset + first
+        if self._ready.find(0, start >> _POPULATE_SHIFT, (start + length - 1 >> _POPULATE_SHIFT) + 1) >= 0:
+            self._file.reserve(start, start + length)
         self.touched = True
-        self.present[first // self.page_size : end // self.page_size] = True
+        pages = length // self.page_size
+        number = first // self.page_size
+        self._flags[number : number + pages] = _ONES[:pages] if pages <= _FAST_PAGES else b"\1" * pages
         return self.view[first:end]
 
     def zero(self, offsets: Offsets) -> None:

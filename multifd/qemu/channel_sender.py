@@ -16,28 +16,30 @@ import numpy as np
 
 from multifd import limits
 from multifd.codec.streams import Encoder, create_encoder
-from multifd.elements import Compression, Offsets, RamPacket, RunPacket
+from multifd.elements import Compression, Offsets, RamPacket
 from multifd.engine.channel_worker import ChannelWorker
 from multifd.engine.events import EventQueue
 from multifd.engine.mailbox import Closed, Mailbox
 from multifd.engine.transport import DataSocket
-from multifd.qemu.packets import Pages
+from multifd.qemu.memory_target import page_views
+from multifd.qemu.packets import PageRun, Pages
 from multifd.qemu.report import ChannelTally
-from multifd.wire.qemu_packet import serialize_ram_header, serialize_run
+from multifd.wire.qemu_packet import RunWriter, serialize_ram_header
 
 _NO_PAGES: Offsets = np.empty(0, dtype=np.int64)
+_ZEROS = memoryview(bytes(limits.QEMU_PACKET_BYTES))
 _TASKS_MAX = 4  # a round and its SYNC, twice
 
 
 class PageQueue:
     """*any*: the pages of a round, for all channels to draw from."""
 
-    def __init__(self, pages: Iterator[Pages]) -> None:
+    def __init__(self, pages: Iterator[Pages | PageRun]) -> None:
         self._pages = pages
         self._lock = threading.Lock()
 
-    def take(self) -> Pages | None:
-        """The next packet's; None when there are no more. Raises what making them raises."""
+    def take(self) -> Pages | PageRun | None:
+        """The next; None when there are no more. Raises what making them raises."""
         with self._lock:
             return next(self._pages, None)
 
@@ -103,6 +105,7 @@ class QemuChannelSender(ChannelWorker):
         # worker's; read by the loop
         self.tally = ChannelTally()
         self._encoder: Encoder | None = create_encoder(compression)
+        self._runs = RunWriter(page_size)
         self._buffer = memoryview(bytearray(limits.QEMU_PACKET_BYTES))
 
     def put(self, task: Task) -> None:
@@ -132,27 +135,41 @@ class QemuChannelSender(ChannelWorker):
 
     def _drain(self, queue: PageQueue) -> None:
         while (pages := queue.take()) is not None:
-            if pages.run is not None and self._encoder is None:
-                self._send_run(pages.run, pages)
-            else:
+            if isinstance(pages, Pages):
                 self._send_pages(pages)
+            elif self._encoder is None:
+                self._send_run(pages)
+            else:
+                for each in pages.packets(self._page_size):
+                    self._send_pages(each)
 
-    def _send_run(self, run: RunPacket, pages: Pages) -> None:
+    def _send_run(self, run: PageRun) -> None:
         """As `_send_pages` without compression, with less to do."""
-        header = serialize_run(run, self._numbers.next(), self._page_size)
-        views = pages.views
-        if pages.file is not None:
-            views = (self._buffer[: run.length],)
-            pages.file.read_run(run.offset, views[0])
-        self._socket.send((header, *views))
-        tally = self.tally
-        tally.packets += 1
-        tally.normal_pages += run.length // self._page_size
-        tally.payload_bytes += run.length
-        tally.wire_bytes += len(header) + run.length
+        tally, contents = self.tally, run.contents
+        for offset, length in run.pieces():
+            header = self._runs.serialize(run.block, offset, length, number=self._numbers.next())
+            if contents.file is None or contents.is_mapped:
+                view = contents.view[offset : offset + length]
+            else:
+                view = self._buffer[:length]
+                contents.file.read_run(offset, view)
+            self._socket.send((header, view))
+            tally.packets += 1
+            tally.normal_pages += length // self._page_size
+            tally.payload_bytes += length
+            tally.wire_bytes += len(header) + length
+
+    def _contents(self, pages: Pages) -> Sequence[memoryview]:
+        """What is in its normal pages, neighbours joined."""
+        contents = pages.contents
+        if contents is None:
+            return (_ZEROS[: len(pages.normal) * self._page_size],)
+        if contents.file is None or (contents.is_mapped and self._encoder is None):
+            return page_views(contents.view, pages.normal, self._page_size)
+        return (contents.file.read(pages.normal, self._buffer),)
 
     def _send_pages(self, pages: Pages) -> None:
-        views = pages.views if pages.file is None else (pages.file.read(pages.normal, self._buffer),)
+        views = self._contents(pages)
         payload: Sequence[memoryview | bytes] = views
         count = len(pages.normal)
         size = count * self._page_size

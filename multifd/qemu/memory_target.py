@@ -27,6 +27,8 @@ class MemoryBlock:
         self.length = length
         self.file = None
         """See `BlockOrigin.file`: it is in none."""
+        self.is_mapped = False
+        """See `BlockOrigin.is_mapped`."""
         try:
             self.present: npt.NDArray[np.bool_] = np.zeros(length // page_size, dtype=np.bool_)
             """Which pages may be other than zero."""
@@ -100,6 +102,9 @@ class MemoryMachine:
         return {name: block.digest(done) for name, block in self.blocks.items()}
 
     # -- as something to send
+
+    def prepare(self, going_on: Callable[[], bool]) -> None:
+        """There is nothing to prepare."""
 
     @property
     def committed(self) -> bool:

@@ -5,6 +5,7 @@ The other side of `target`. Nothing in it changes while it is sent.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -31,6 +32,14 @@ class BlockOrigin(Protocol):
         ...
 
     @property
+    def is_mapped(self) -> bool:
+        """Whether pages of `file` are quicker sent from `view` than read: they are in memory, and `prepare` has found
+        them. Only a system call may look at them there: if the file is cut short it fails, and a process that looks
+        itself is killed (SIGBUS).
+        """
+        ...
+
+    @property
     def present(self) -> Present:
         """Which pages are not zero; `len(view) / page_size` of them."""
         ...
@@ -38,6 +47,12 @@ class BlockOrigin(Protocol):
 
 class MachineOrigin(Protocol):
     """A whole machine."""
+
+    def prepare(self, going_on: Callable[[], bool]) -> None:
+        """*pool*: before a destination is kept waiting: what takes time and needs none. Ends early once `going_on` says
+        no.
+        """
+        ...
 
     @property
     def state(self) -> MachineState:

@@ -88,6 +88,8 @@ class QemuReport(Report):
     """PARTs of RAM."""
     syncs: int = 0
     """Sync points passed."""
+    prepare_s: float = 0.0
+    """Before the first connection, in finding the pages of a saved machine; not part of `elapsed_s`."""
     waited_s: float = 0.0
     """Until the peer was there."""
     stop_s: float | None = None
@@ -151,6 +153,7 @@ class QemuReport(Report):
                 "syncs": self.syncs,
             },
             "bytes": self.bytes_sent + self.main_bytes,
+            "prepare_s": round(self.prepare_s, 4),
             "elapsed_s": round(self.elapsed_s, 4),
             "waited_s": round(self.waited_s, 4),
             "transfer_s": round(self.transfer_s, 4),

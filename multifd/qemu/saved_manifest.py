@@ -144,8 +144,8 @@ class Manifest:
                 "description": self.description and {"bytes": self.description[0], "sha256": self.description[1]},
                 "vm_bytes": self.vm_bytes,
                 "frame_sha256": self.frame_sha256,
-                "blocks": [dataclasses.asdict(block) for block in self.blocks],
-                "sections": [dataclasses.asdict(section) for section in self.sections],
+                "blocks": [_flat(block) for block in self.blocks],
+                "sections": [_flat(section) for section in self.sections],
                 "received": dict(self.received),
             }
         )
@@ -222,6 +222,11 @@ def _fact(section: Section, *, early: bool) -> SectionFact:
 
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def _flat(fact: BlockFact | SectionFact) -> dict[str, Any]:
+    """Its fields; `dataclasses.asdict` copies what can't change, in the guest's time."""
+    return {field.name: getattr(fact, field.name) for field in dataclasses.fields(fact)}
 
 
 def _dump(top: object) -> bytes:

@@ -22,13 +22,17 @@ import numpy.typing as npt
 from multifd import elements as e
 from multifd.errors import RemoteProtocolError, StorageError
 from multifd.limits import KIB, MIB, QEMU_MANIFEST_BYTES_MAX
+from multifd.memory.extents import runs
+from multifd.memory.file_calls import is_tmpfs
 from multifd.memory.file_pages import FilePages, OpenFile
+from multifd.memory.populate import populate_read
 from multifd.qemu.saved_digest import block_digest, ranges_digest
 from multifd.qemu.saved_layout import MAPPED_RAM, frame, place
 from multifd.qemu.saved_manifest import DIGESTS, MANIFEST, VM, Manifest, digests_from_json
 from multifd.wire.qemu_stream import StreamReader
 
 _READ_BYTES = 64 * KIB
+_PREPARE_BYTES = 64 * KIB  # what the kernel finds at once in any case, when one page of it is looked for
 _BITMAP_STEP = MIB
 _OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # not to wait for whoever opens the other end of a FIFO
 
@@ -42,6 +46,7 @@ class SavedBlock:
     view: memoryview
     present: npt.NDArray[np.bool_]
     file: FilePages
+    is_mapped: bool
 
 
 class SavedMachine:
@@ -88,11 +93,13 @@ class SavedMachine:
                     raise StorageError(f"{VM} has no place for block {min(ignored - absent)}, which should be there")
                 mapping = mmap.mmap(fd, length, prot=mmap.PROT_READ)
                 file = OpenFile(fd, str(path))
+                in_memory = is_tmpfs(fd)
                 blocks = {
                     block.name: SavedBlock(
                         memoryview(mapping)[place(block).pages_offset :][: block.length],
                         _read_bitmap(fd, block),
                         _pages(file, block),
+                        in_memory,
                     )
                     for block in state.blocks
                     if block.name not in absent
@@ -113,6 +120,21 @@ class SavedMachine:
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
         self.close()
+
+    def prepare(self, going_on: Callable[[], bool] = lambda: True) -> None:
+        """Find the pages of a file in memory (tmpfs), which takes some 50 ms a GiB: then none is looked for while it is
+        sent. A file on a disk is read when its pages are sent. Ends early once `going_on` says no.
+        """
+        for block in tuple(self._blocks.values()):
+            if block.is_mapped:
+                extents, _ = runs(
+                    np.flatnonzero(block.present),
+                    page_size=self.state.configuration.page_size,
+                    length=len(block.view),
+                )
+                for start, length in extents.tolist():
+                    if length >= _PREPARE_BYTES:
+                        populate_read(block.view[start : start + length], going_on)
 
     def contents(self, block: str) -> SavedBlock | None:
         """Those of a block of `state`; None if they were not saved (x-ignore-shared)."""

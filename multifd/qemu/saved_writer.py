@@ -18,6 +18,12 @@ from multifd.qemu.saved_layout import IGNORE_SHARED, Layout, bitmap, frame, head
 from multifd.qemu.saved_manifest import DIGESTS, MANIFEST, VM, Facts, Manifest, digests_to_json
 
 _RESERVE_STEP = 64 * MIB
+_BESIDE_BYTES = 64 * MIB
+"""Room in the file for blocks that nobody thinks of when asked for a guest's memory: video memory, ROMs, tables. A file
+that has to grow is mapped anew, and what was reserved is found again while the guest stands still.
+"""
+_BESIDE_RESERVED_BYTES = 8 * MIB
+"""Of it, what is reserved: most machines need less, and to give it back takes the guest's time."""
 
 
 class SavingMachine:
@@ -50,14 +56,16 @@ class SavingMachine:
         return self._folder.path
 
     def reserve(self, length: int, going_on: Callable[[], bool] = lambda: True) -> None:
-        """*pool*: have storage for `length` bytes of RAM before a source is there: then a full disk is known, and pages
-        of a file in memory are there, which takes about half a second a GiB. Ends early once `going_on` says no. Raises
-        `StorageError`.
+        """*pool*: have storage for `length` bytes of RAM, and a little more for what is beside it, before a source is
+        there: then a full disk is known, and pages of a file in memory are there, which takes about half a second a
+        GiB. Ends early once `going_on` says no. Raises `StorageError`.
         """
-        self._file = file = ReservedFile(self._fd, length + MIB)
-        for at in range(0, file.length, _RESERVE_STEP):
+        length = -(-length // MIB) * MIB
+        self._file = file = ReservedFile(self._fd, length + _BESIDE_BYTES)
+        end = length + _BESIDE_RESERVED_BYTES
+        for at in range(0, end, _RESERVE_STEP):
             if going_on():
-                file.reserve_ahead(at, min(at + _RESERVE_STEP, file.length))
+                file.reserve_ahead(at, min(at + _RESERVE_STEP, end))
 
     def begin(
         self, configuration: Configuration, ram: SectionHeader, blocks: Sequence[RamBlock]

@@ -82,6 +82,7 @@ class QemuSource:
             cause="; ".join(filter(None, (f"{run.error or ''}{run.trouble}", run.hint))),
             channels=len(run.senders),
             bytes_sent=packets.wire_bytes,
+            prepare_s=run.prepare_s,
             elapsed_s=run.now - run.began,
             transfer_s=max(0.0, (run.transfer_ended or run.now) - run.transfer_began) if run.transfer_began else 0.0,
             security=run.security,

@@ -38,7 +38,7 @@ from multifd.qemu.channel_sender import (
 )
 from multifd.qemu.main_writer import MainWriter
 from multifd.qemu.origin import MachineOrigin
-from multifd.qemu.packets import Pages, packets, zero_records
+from multifd.qemu.packets import PageRun, Pages, packets, zero_records
 from multifd.qemu.report import ChannelTally
 from multifd.qemu.source_options import QemuSourceOptions
 from multifd.session import qemu_actions as a
@@ -76,7 +76,10 @@ class QemuSourceRun(SessionRun):
         self.syncs = 0
         self.security = "plain"
         self.congestion_control = ""
+        self.prepare_s = 0.0
+        """What `MachineOrigin.prepare` took, before `began`."""
         self._address = address
+        self._origin = origin
         self._options = options
         self._page_size = origin.state.configuration.page_size
         self._has_description = origin.state.description is not None
@@ -99,10 +102,14 @@ class QemuSourceRun(SessionRun):
 
     async def run(self) -> None:
         """Until the machine is in a final state and everything is released."""
-        self.began = self.now
+        began = self.began = self.now
         ticker = self._loop.create_task(self._tick())
         try:
-            await self._connect()
+            await asyncio.to_thread(self._origin.prepare, lambda: not self._ended.is_set())
+            self.began = self.now
+            self.prepare_s = self.began - began
+            if not self._ended.is_set():  # called off meanwhile
+                await self._connect()
             await self._ended.wait()
         except BaseException:
             self.cancel("the task that ran the migration was cancelled")
@@ -184,7 +191,7 @@ class QemuSourceRun(SessionRun):
     def _channel_lost(self, event: ChannelFailed) -> None:
         """A channel's worker ended. If its connection was lost, main may be about to say why: it gets a moment."""
         where = f"channel {event.channel}: "
-        if isinstance(event.error, OSError) and event.error.errno == errno.EFAULT:  # an origin of a user's, mapped
+        if isinstance(event.error, OSError) and event.error.errno == errno.EFAULT:  # of a mapped file
             self.fail(StorageError(f"{where}memory that was to be sent is gone: its file was cut short meanwhile"))
             return
         error = as_ours(event.error, where)
@@ -260,7 +267,7 @@ class QemuSourceRun(SessionRun):
         records = (zero_records(name, block.present, self._page_size) for name, block in on_main)
         self.writer.put(chain.from_iterable(records), self._one_done)
 
-    def _pages(self, zero_pages: ZeroPages) -> Iterator[Pages]:
+    def _pages(self, zero_pages: ZeroPages) -> Iterator[Pages | PageRun]:
         for name, block in self._blocks.items():
             yield from packets(name, block, self._page_size, zero_pages)
 

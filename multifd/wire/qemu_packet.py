@@ -12,9 +12,10 @@ from collections.abc import Callable, Generator, Sequence
 
 import numpy as np
 
-from multifd.elements import Compression, DevicePacket, Handshake, Offsets, Packet, RamPacket, RunPacket
+from multifd.elements import Compression, DevicePacket, Handshake, Offsets, Packet, RamPacket
 from multifd.errors import LocalProtocolError, RemoteProtocolError
 from multifd.limits import (
+    MIB,
     QEMU_CHANNELS_MAX,
     QEMU_DEVICE_PAYLOAD_BYTES_MAX,
     QEMU_PACKET_BYTES,
@@ -49,7 +50,8 @@ _COMPRESSIONS = {int(each): each for each in Compression}
 _NAME_BYTES = 256  # the last is NUL
 _NAME_EXPECTED = f"a name of 1..{_NAME_BYTES - 1} bytes, then NUL"
 _NAMES_KEPT_MAX = 64
-_RUNS_KEPT_MAX = 256
+_SPAN_BYTES = 64 * MIB  # its offsets are listed once for all channels, in the time that two packets take
+_SPANS_KEPT_MAX = 16  # 129 KiB each with pages of 4 KiB; channels are in the same one, or in neighbouring ones
 _U32_MAX = 2**32 - 1
 _U64_MAX = 2**64 - 1
 
@@ -57,6 +59,8 @@ _HANDSHAKE = struct.Struct(">II16sB39x")  # magic, version, uuid, channel
 _START = struct.Struct(">III")  # magic, version, flags: what both headers begin with
 _RAM = struct.Struct(">III III QI 28x 256s")  # start, alloc, normal, payload bytes, number, zero, block; offsets follow
 _DEVICE = struct.Struct(">III 256s II")  # start, name, instance, payload bytes
+_NUMBER_AT, _ZERO_AT = 24, 32  # of the fields that change with every packet, number is before the offsets alone
+_FIRST = struct.Struct(f">{_RAM.size}xQ")
 _PAGES_MAX = {  # page size → offsets in a header
     1 << bits: QEMU_PACKET_BYTES >> bits for bits in range(QEMU_PAGE_BITS_MIN, QEMU_PAGE_BITS_MAX + 1)
 }
@@ -127,33 +131,79 @@ def header_bytes(page_size: int) -> int:
     return _RAM.size + 8 * _pages_max(page_size)
 
 
-def parse_run(header: memoryview, page_size: int) -> RunPacket | None:
-    """Read the `header_bytes(page_size)` of a packet that only lists neighbouring pages, uncompressed. None for any
-    other, right or wrong: `read_packet` tells.
+class RunReader:
+    """Reads headers of packets that only list neighbouring pages, uncompressed: those that memory mostly travels in.
 
-    It is for the packets that memory mostly travels in: all offsets are looked at as one large number, which leaves
-    the processor's caches to the payload.
+    Nearly all of them differ from the one before in their number and their offsets alone, so that the rest is compared
+    as it is, and the offsets with those of a table. That leaves the processor's caches to the payload: between two
+    packets whatever Python needs has fallen out of them.
     """
-    magic, version, flags, capacity, normal, payload_bytes, _number, zero, block = _RAM.unpack_from(header)
-    if (magic, version, flags, zero) != (_MAGIC, _VERSION, 0, 0):
-        return None
-    if not 1 <= normal <= capacity <= _PAGES_MAX[page_size] or payload_bytes != normal * page_size:
-        return None
-    offsets = int.from_bytes(header[_RAM.size : _RAM.size + 8 * normal], "big")
-    ones, steps = _neighbours(normal, page_size)
-    first = offsets >> (normal - 1) * 64
-    last = first + payload_bytes - page_size
-    if first & (page_size - 1) or last >> 63 or offsets != first * ones + steps:
-        return None
-    name = _parse_block(block)
-    return None if name is None else RunPacket(name, first, payload_bytes)
+
+    def __init__(self, page_size: int) -> None:
+        """Raises `LocalProtocolError` for a page size that can't be."""
+        self._raw = bytearray(header_bytes(page_size))
+        self._page_size = page_size
+        self._span = _Span(page_size)
+        self._before = self._behind = bytes(_RAM.size)  # a header before its number, and from `zero` to the offsets
+        self._pages = self._offset_max = 0
+        self.header = memoryview(self._raw)
+        """To be filled with the next header."""
+        self.block = ""
+        """The block and the length, bytes, of the last packet that `offset` was not None for."""
+        self.length = 0
+
+    def offset(self) -> int | None:
+        """Where in the block the pages lie that `header` lists. None if it is the header of another packet, right or
+        wrong: `read_packet` tells.
+        """
+        raw = self._raw
+        if not (raw.startswith(self._before) and raw.startswith(self._behind, _ZERO_AT)) and not self._learn():
+            return None
+        first: int = _FIRST.unpack_from(raw)[0]
+        if first > self._offset_max or not raw.startswith(self._span.listed(first, self._pages), _RAM.size):
+            return None
+        return first
+
+    def _learn(self) -> bool:
+        """Take this header as the one to compare with; False if it is none of ours."""
+        raw = self._raw
+        magic, version, flags, capacity, normal, payload_bytes, _number, zero, block = _RAM.unpack_from(raw)
+        name = _parse_block(block)
+        if (magic, version, flags, zero) != (_MAGIC, _VERSION, 0, 0) or name is None:
+            return False
+        if not 1 <= normal <= capacity <= _PAGES_MAX[self._page_size] or payload_bytes != normal * self._page_size:
+            return False
+        self.block, self.length = name, payload_bytes
+        self._before, self._behind = bytes(raw[:_NUMBER_AT]), bytes(raw[_ZERO_AT : _RAM.size])
+        self._pages = normal
+        self._offset_max = 2**63 - payload_bytes
+        return True
 
 
-@functools.lru_cache(_RUNS_KEPT_MAX)
-def _neighbours(count: int, page_size: int) -> tuple[int, int]:
-    """`first * ones + steps` is the number that the offsets of `count` neighbours make in a header."""
-    ones = sum(1 << 64 * each for each in range(count))
-    return ones, sum(each * page_size << 64 * (count - 1 - each) for each in range(count))
+class _Span:
+    """The part of a block that a channel is in, for its offsets as headers list them."""
+
+    def __init__(self, page_size: int) -> None:
+        self._page_size = page_size
+        self._shift = page_size.bit_length() - 1
+        self._begin = -1
+        self._table = memoryview(b"")
+
+    def listed(self, first: int, pages: int) -> memoryview:
+        """The offsets of so many neighbouring pages, at most a packet's, from `first` on (rounded down to a page)."""
+        begin = first & -_SPAN_BYTES
+        if begin != self._begin:
+            self._table = _list_span(begin, self._page_size)
+            self._begin = begin
+        at = (first - begin) >> self._shift << 3
+        return self._table[at : at + (pages << 3)]
+
+
+@functools.lru_cache(_SPANS_KEPT_MAX)
+def _list_span(begin: int, page_size: int) -> memoryview:
+    """All offsets of a span, and a packet's more, so that no packet goes beyond. All channels use the same few."""
+    offsets = np.arange(0, _SPAN_BYTES + QEMU_PACKET_BYTES, page_size, dtype=np.uint64) + np.uint64(begin)
+    return memoryview(offsets.astype(">u8").tobytes())
 
 
 def read_packet(
@@ -350,21 +400,45 @@ def serialize_ram_header(packet: RamPacket, page_size: int) -> bytes:
     return (fields + offsets.astype(">u8").tobytes()).ljust(_RAM.size + 8 * pages_max, b"\0")
 
 
-def serialize_run(run: RunPacket, number: int, page_size: int) -> bytes:
-    """The same header as `serialize_ram_header` makes of these pages. Raises `LocalProtocolError`."""
-    count, odd = divmod(run.length, page_size)
-    if odd or not 1 <= count <= _pages_max(page_size):
-        raise LocalProtocolError("packet.pages", f"1..{_pages_max(page_size)} pages of {page_size} bytes", run.length)
-    if run.offset & (page_size - 1) or not 0 <= run.offset <= 2**63 - run.length:
-        raise LocalProtocolError("packet.offsets", f"multiples of {page_size} below 2**63", run.offset)
-    if not 0 <= number <= _U64_MAX:
-        raise LocalProtocolError("packet.number", f"0..{_U64_MAX}", number)
-    pages_max = _PAGES_MAX[page_size]
-    name = _serialize_name(run.block, "packet.block")
-    ones, steps = _neighbours(count, page_size)
-    offsets = (run.offset * ones + steps).to_bytes(8 * count, "big")
-    fields = _RAM.pack(_MAGIC, _VERSION, 0, pages_max, count, run.length, number, 0, name)
-    return (fields + offsets).ljust(_RAM.size + 8 * pages_max, b"\0")
+class RunWriter:
+    """Writes the same headers as `serialize_ram_header` for neighbouring pages, uncompressed, each over the last one:
+    what does not change from one to the next stays.
+    """
+
+    def __init__(self, page_size: int) -> None:
+        """Raises `LocalProtocolError` for a page size that can't be."""
+        self._raw = bytearray(header_bytes(page_size))
+        self._page_size = page_size
+        self._span = _Span(page_size)
+        self._block = ""
+        self._length = self._pages = self._offset_max = 0
+
+    def serialize(self, block: str, offset: int, length: int, *, number: int) -> bytearray:
+        """The header for `length` bytes of pages from `offset` of a block on; good until the next call. Raises
+        `LocalProtocolError`.
+        """
+        if length != self._length or block != self._block:
+            self._begin(block, length)
+        if offset & (self._page_size - 1) or not 0 <= offset <= self._offset_max:
+            raise LocalProtocolError("packet.offsets", f"multiples of {self._page_size} below 2**63", offset)
+        if not 0 <= number <= _U64_MAX:
+            raise LocalProtocolError("packet.number", f"0..{_U64_MAX}", number)
+        raw, pages = self._raw, self._pages
+        raw[_NUMBER_AT:_ZERO_AT] = number.to_bytes(8, "big")
+        raw[_RAM.size : _RAM.size + 8 * pages] = self._span.listed(offset, pages)
+        return raw
+
+    def _begin(self, block: str, length: int) -> None:
+        pages_max = _PAGES_MAX[self._page_size]
+        count, odd = divmod(length, self._page_size)
+        if odd or not 1 <= count <= pages_max:
+            raise LocalProtocolError("packet.pages", f"1..{pages_max} pages of {self._page_size} bytes", length)
+        name = _serialize_name(block, "packet.block")
+        fields = _RAM.pack(_MAGIC, _VERSION, 0, pages_max, count, length, 0, 0, name)
+        self._raw[:] = fields.ljust(len(self._raw), b"\0")
+        self._pages = count
+        self._offset_max = 2**63 - length
+        self._block, self._length = block, length
 
 
 def serialize_device_header(packet: DevicePacket) -> bytes:

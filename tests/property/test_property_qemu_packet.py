@@ -17,12 +17,12 @@ from multifd.errors import RemoteProtocolError
 from multifd.limits import QEMU_DEVICE_PAYLOAD_BYTES_MAX
 from multifd.wire.qemu_channel import ChannelReader
 from multifd.wire.qemu_packet import (
+    RunReader,
+    RunWriter,
     header_bytes,
-    parse_run,
     serialize_device_header,
     serialize_handshake,
     serialize_ram_header,
-    serialize_run,
 )
 from multifd.wire.qemu_return import ReturnReader, serialize_return
 
@@ -207,12 +207,14 @@ def headers(draw: st.DrawFn) -> tuple[int, bytes]:
 
 @given(headers())
 def test_the_short_way_reads_what_the_long_way_reads(made: tuple[int, bytes]) -> None:
-    """Whatever `parse_run` takes for neighbouring pages, the reader of all packets takes for the same pages; and it
+    """Whatever `RunReader` takes for neighbouring pages, the reader of all packets takes for the same pages; and it
     takes every header of neighbours that was not tampered with.
     """
     page_size, data = made
     assert len(data) == header_bytes(page_size)
-    run = parse_run(memoryview(data), page_size)
+    runs = RunReader(page_size)
+    runs.header[:] = data
+    run = runs.offset()
     reading = Read(page_size, Compression.NONE)
     try:
         reading.feed(serialize_handshake(Handshake(bytes(16), 0)) + data + bytes(524288))
@@ -227,7 +229,8 @@ def test_the_short_way_reads_what_the_long_way_reads(made: tuple[int, bytes]) ->
     neighbours = bool(offsets) and offsets == list(range(offsets[0], offsets[0] + len(offsets) * page_size, page_size))
     if neighbours and not len(packet.zero) and not packet.sync:
         assert run is not None
-        assert (run.block, run.offset, run.length) == (packet.block, offsets[0], len(offsets) * page_size)
-        assert serialize_run(run, packet.number, page_size) == serialize_ram_header(packet, page_size)
+        assert (runs.block, run, runs.length) == (packet.block, offsets[0], len(offsets) * page_size)
+        written = RunWriter(page_size).serialize(runs.block, run, runs.length, number=packet.number)
+        assert written == serialize_ram_header(packet, page_size)
     else:
         assert run is None

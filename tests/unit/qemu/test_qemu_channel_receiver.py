@@ -175,6 +175,26 @@ def test_what_follows_a_short_device_packet_is_read_whole(channel: Channel) -> N
     assert [channel.page(number)[0] for number in (3, 4, 9)] == [3, 4, 9]
 
 
+def test_a_device_packet_behind_pages_is_found(channel: Channel) -> None:
+    """Though the header of more pages was asked for together with the pages before it."""
+    packet = DevicePacket("0000:00:03.0/vfio", 1, b"state")
+    channel.send(pages(3, 4), serialize_device_header(packet), packet.payload, sync())
+    assert channel.posted.next() == DeviceStateCame(NUMBER, 64 + HEADER + 2 * PAGE + 276 + 5, packet)
+    channel.receiver.release()
+    assert isinstance(channel.posted.next(), Synced)
+
+
+def test_packets_of_any_length_follow_each_other(channel: Channel) -> None:
+    """Neighbouring pages, few and many, of one block and another, and pages apart."""
+    channel.send(pages(*range(32)), pages(7), pages(0, block="rom"), pages(40, 42), pages(50, 51), sync())
+    assert isinstance(channel.posted.next(), Synced)
+    there = [*range(32), 40, 42, 50, 51]
+    assert [number for number in range(64) if channel.blocks["m"].present[number]] == there
+    assert all(channel.page(number) == fill(number) for number in there)
+    assert channel.hooks.reads == 6
+    assert channel.receiver.tally.packets == 5
+
+
 # -- where it stops ----------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import mmap
+import os
 import queue
 import socket
 import threading
@@ -16,9 +19,11 @@ from multifd.codec.streams import create_decoder
 from multifd.elements import Compression, Handshake, RamPacket, ZeroPages
 from multifd.engine.transport import DataSocket
 from multifd.errors import LocalProtocolError
+from multifd.memory.file_pages import FilePages, OpenFile
 from multifd.qemu.channel_sender import ChannelFailed, PacketNumbers, PageQueue, QemuChannelSender, Sync, TaskDone
 from multifd.qemu.memory_target import MemoryMachine
-from multifd.qemu.packets import Pages, packets
+from multifd.qemu.packets import PageRun, Pages, packets
+from multifd.qemu.saved_reader import SavedBlock
 from multifd.wire.qemu_channel import ChannelReader
 from multifd.wire.qemu_packet import serialize_handshake
 
@@ -110,7 +115,7 @@ def read(data: bytes, into: MemoryMachine, compression: Compression) -> list[Ram
     return found
 
 
-def all_pages(machine: MemoryMachine, zero_pages: ZeroPages) -> Iterator[Pages]:
+def all_pages(machine: MemoryMachine, zero_pages: ZeroPages) -> Iterator[Pages | PageRun]:
     for name, block in machine.blocks.items():
         yield from packets(name, block, PAGE, zero_pages)
 
@@ -170,11 +175,28 @@ def test_pages_that_can_not_be_are_told(channels: Any) -> None:
     """A machine that is wrong fails its channel, and nothing goes on the wire for it."""
     odd = np.array([1], dtype=np.int64)
     made = channels()
-    made.put(PageQueue(iter([Pages("m", odd, odd[:0], (memoryview(bytes(PAGE)),))])))
+    made.put(PageQueue(iter([Pages("m", odd, odd[:0], None)])))
     failed = made.posted.next()
     assert isinstance(failed.error, LocalProtocolError)
     made.close()
     assert not made.arrived[0]
+
+
+def test_a_mapped_file_that_is_cut_short_is_told(channels: Any) -> None:
+    """Its pages are looked at by the system call alone, which fails where a process that looks itself is killed."""
+    fd = os.memfd_create("saved")
+    os.ftruncate(fd, 4 * PAGE)
+    mapping = mmap.mmap(fd, 4 * PAGE, prot=mmap.PROT_READ)
+    pages = FilePages(OpenFile(fd, "saved"), 0, 4 * PAGE, page_size=PAGE)
+    block = SavedBlock(memoryview(mapping), np.ones(4, dtype=np.bool_), pages, is_mapped=True)
+    os.ftruncate(fd, 0)
+    os.close(fd)
+    made = channels()
+    made.put(PageQueue(packets("m", block, PAGE, ZeroPages.NONE)))
+    failed = made.posted.next()
+    assert isinstance(failed, ChannelFailed)
+    assert isinstance(failed.error, OSError)
+    assert failed.error.errno == errno.EFAULT
 
 
 def test_what_fails_in_the_plan_is_told(channels: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ from multifd import limits
 from multifd.elements import ZeroPages
 from multifd.memory.file_pages import FilePages
 from multifd.qemu.origin import Present
-from multifd.qemu.packets import packets, zero_records
+from multifd.qemu.packets import PageRun, Pages, packets, zero_records
 
 PAGE = 4096
 COUNT = limits.QEMU_PACKET_BYTES // PAGE
@@ -24,6 +25,7 @@ class Block:
     view: memoryview
     present: Present
     file: FilePages | None = None
+    is_mapped: bool = False
 
 
 def block_of(flags: list[bool]) -> Block:
@@ -32,15 +34,26 @@ def block_of(flags: list[bool]) -> Block:
     return Block(memoryview(numbers.tobytes()), np.array(flags, dtype=np.bool_))
 
 
+def each_packet(block: Block, zero_pages: ZeroPages, page_size: int = PAGE) -> Iterator[Pages]:
+    """Packet by packet; what is handed over in one for several comes apart."""
+    for pages in packets("m", block, page_size, zero_pages):
+        if isinstance(pages, PageRun):
+            assert pages.length <= 4 * limits.QEMU_PACKET_BYTES
+            yield from pages.packets(page_size)
+        else:
+            yield pages
+
+
 def sent(block: Block, zero_pages: ZeroPages) -> tuple[dict[int, int], list[int]]:
     """Page → the byte that it is full of, for normal pages; and the numbers of those listed as zero."""
     normal: dict[int, int] = {}
     zero: list[int] = []
-    for pages in packets("m", block, PAGE, zero_pages):
+    for pages in each_packet(block, zero_pages):
         assert pages.block == "m"
         assert 1 <= len(pages.normal) + len(pages.zero) <= COUNT
-        data = b"".join(pages.views)
-        assert len(data) == len(pages.normal) * PAGE
+        assert pages.contents in (block, None)
+        view = block.view if pages.contents is block else memoryview(bytes(len(block.view)))
+        data = b"".join(view[offset : offset + PAGE] for offset in pages.normal.tolist())
         for at, offset in enumerate(pages.normal.tolist()):
             page = data[at * PAGE : (at + 1) * PAGE]
             assert len(set(page)) == 1
@@ -63,20 +76,18 @@ def test_every_page_goes_once(flags: list[bool]) -> None:
     assert records == absent
 
 
-def test_neighbours_are_one_view() -> None:
-    """A packet of a stretch has one piece of memory, of lone pages one each."""
-    assert [len(each.views) for each in packets("m", block_of([True] * 200), PAGE, ZeroPages.NONE)] == [1, 1]
+def test_neighbours_are_handed_over_together() -> None:
+    """Pages without a gap come as runs of up to four packets, of which each but the last is full; others one packet a
+    time.
+    """
+    runs = list(packets("m", block_of([True] * 200), PAGE, ZeroPages.NONE))
+    assert [(run.offset, run.length) for run in runs if isinstance(run, PageRun)] == [(0, 200 * PAGE)]
+    assert [len(each.normal) for each in each_packet(block_of([True] * 200), ZeroPages.NONE)] == [COUNT, 200 - COUNT]
+    long = Block(memoryview(bytes(PAGE * COUNT * 9)), np.ones(COUNT * 9, dtype=np.bool_))
+    lengths = [run.length for run in packets("m", long, PAGE, ZeroPages.NONE) if isinstance(run, PageRun)]
+    assert lengths == [limits.QEMU_PACKET_BYTES * count for count in (4, 4, 1)]
     (lone,) = packets("m", block_of([True, False] * 60), PAGE, ZeroPages.LEGACY)
-    assert len(lone.views) == 60
-
-
-def test_views_are_the_memory_itself() -> None:
-    """Nothing is copied."""
-    memory = bytearray(PAGE * 4)
-    block = Block(memoryview(memory), np.ones(4, dtype=np.bool_))
-    (pages,) = packets("m", block, PAGE, ZeroPages.MULTIFD)
-    memory[PAGE] = 7
-    assert pages.views[0][PAGE] == 7
+    assert isinstance(lone, Pages)
 
 
 def test_work_ahead_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +96,7 @@ def test_work_ahead_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "QEMU_ZERO_RECORDS_MAX", 20)
     flags = [number % 2 == 0 for number in range(180)]
     block = block_of(flags)
-    assert all(len(each.normal) <= 25 for each in packets("m", block, PAGE, ZeroPages.LEGACY))
+    assert all(len(each.normal) <= 25 for each in each_packet(block, ZeroPages.LEGACY))
     pieces = [each.offsets for each in zero_records("m", block.present, PAGE)]
     assert all(len(each) <= 20 for each in pieces)
     assert (np.concatenate(pieces) == np.flatnonzero(~block.present) * PAGE).all()
@@ -95,4 +106,4 @@ def test_work_ahead_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_large_pages_make_small_packets() -> None:
     """A packet has 512 KiB of pages, however large they are."""
     block = Block(memoryview(bytes(16 * 65536)), np.ones(16, dtype=np.bool_))
-    assert [len(each.normal) for each in packets("m", block, 65536, ZeroPages.MULTIFD)] == [8, 8]
+    assert [len(each.normal) for each in each_packet(block, ZeroPages.MULTIFD, 65536)] == [8, 8]

@@ -7,6 +7,7 @@ import queue
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,8 @@ from multifd.codec.streams import create_decoder, create_encoder
 from multifd.elements import Compression, DevicePacket, Handshake, Packet, RamPacket, ZeroPages
 from multifd.engine.transport import DataSocket
 from multifd.errors import RemoteProtocolError, TransportError
-from multifd.qemu.memory_target import MemoryMachine
-from multifd.qemu.packets import packets
+from multifd.qemu.memory_target import MemoryMachine, page_views
+from multifd.qemu.packets import PageRun, packets
 from multifd.qemu.relay_channel import End, RelayChannel, RelayChannelEnded
 from multifd.wire.qemu_channel import ChannelReader
 from multifd.wire.qemu_packet import (
@@ -105,8 +106,11 @@ def stream_of(machine: MemoryMachine, compression: Compression) -> bytes:
     parts: list[bytes] = []
     number = 0
     for name, block in machine.blocks.items():
-        for pages in packets(name, block, PAGE, ZeroPages.MULTIFD):
-            payload = b"".join(pages.views)
+        drawn = packets(name, block, PAGE, ZeroPages.MULTIFD)
+        for pages in chain.from_iterable(
+            each.packets(PAGE) if isinstance(each, PageRun) else (each,) for each in drawn
+        ):
+            payload = b"".join(page_views(block.view, pages.normal, PAGE))
             if encoder is not None and payload:
                 payload = encoder.encode((payload,))
             header = RamPacket(
