@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
-from bench import qemu, throughput
+from bench import auto, qemu, throughput
 from bench.half import HalfSettings
 from multifd.cli import arguments
 from multifd.cli.qemu_arguments import COMPRESSIONS, qemu_channels
@@ -69,6 +70,7 @@ def parser() -> argparse.ArgumentParser:
         "--connect", type=address, metavar="HOST[:PORT]", help=f"be the source, to a destination there (port {PORT})"
     )
     _add_qemu(scenarios)
+    _add_auto(scenarios)
     return top
 
 
@@ -89,6 +91,27 @@ def _add_qemu(scenarios: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add("--json", action="store_true", help="one JSON object on stdout in place of the table")
 
 
+def _add_auto(scenarios: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    one = scenarios.add_parser(
+        "auto",
+        help="codec auto beside every fixed choice, on simulated links",
+        description=auto.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = one.add_argument
+    add("--size", type=slots_size, default=4 * GIB, help="state to move in each cell (default 4GiB)")
+    add("--channels", type=channel_counts, default=(2, 4), metavar="N,N,...", help="channel counts (default 2,4)")
+    add("--json", action="store_true", help="one JSON object on stdout in place of the table")
+
+
+def slots_size(text: str) -> int:
+    """Bytes, at least one slot."""
+    size = arguments.positive_size(text)
+    if size < SLOT_BYTES:
+        raise argparse.ArgumentTypeError(f"must be at least {format_bytes(SLOT_BYTES)}")
+    return size
+
+
 def _run_qemu(chosen: argparse.Namespace) -> int:
     plan = qemu.Plan(
         chosen.size, chosen.channels, chosen.repeat, chosen.compression, chosen.congestion, version=chosen.qemu
@@ -105,6 +128,9 @@ def main() -> int:
     chosen = parser().parse_args()
     if chosen.scenario == "qemu":
         return _run_qemu(chosen)
+    if chosen.scenario == "auto":
+        compared = auto.Plan(chosen.size, chosen.channels, len(os.sched_getaffinity(0)))
+        return auto.local(compared, as_json=chosen.json)
     settings = HalfSettings(size=chosen.size, slot_bytes=chosen.slot, congestion=chosen.congestion)
     plan = throughput.Plan(settings, channels=chosen.channels, repeat=chosen.repeat)
     try:

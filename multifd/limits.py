@@ -33,6 +33,9 @@ PAGE_SIZE_BYTES_MAX = GIB  # the largest page that processors have
 SECONDS_MAX = 1e9  # 30 years: any time that a message carries, and far from where floats lose milliseconds
 VERSION_MAX = 65535  # protocol versions are u16 where they stand alone
 ZSTD_WINDOW_BYTES_MAX = 8 * MIB  # what RFC 8878 asks every decoder to have; twice the largest slot
+# of a frame before it is decoded in place: 4 MiB in full blocks are 32; encoders make smaller ones where data changes
+ZSTD_BLOCKS_FOLLOWED_MAX = 256
+ZSTD_LEVEL_MAX = 9  # an encoder's; higher ones take 50 ms for a slot, and a channel's memory
 CORRUPT_RESENDS_MAX = 8  # a link that corrupts more than that in one stop is broken
 SWITCHOVER_RETURNS_MAX = 3  # each costs a stop and a start of the owner
 

@@ -14,6 +14,8 @@ from multifd.errors import Code
 
 EXPLICIT_SWITCHOVER = "explicit-switchover"
 """The feature's name in HELLO."""
+ANY_CODEC = "any-codec"
+"""The feature with which slots may have any codec that the destination's HELLO lists."""
 DEVICE_MESSAGES = "device-messages"
 """The feature with which devices at the destination may say something to those at the source."""
 

@@ -118,3 +118,10 @@ class SlotTally:
     wire_bytes: int = 0
     """Payload bytes on the wire, without headers and meta."""
     compressed_slots: int = 0
+
+    def add(self, length: int, wire_length: int, *, is_encoded: bool) -> None:
+        """One slot more."""
+        self.slots += 1
+        self.bytes += length
+        self.wire_bytes += wire_length
+        self.compressed_slots += is_encoded

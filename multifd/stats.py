@@ -89,6 +89,9 @@ class Report:
     populated: dict[str, str] = field(default_factory=dict)
     """Destination: block name → how its memory was populated ahead of the data, in words."""
     codec: str = "none"
+    """As the source asked for it; its destination does not know a level."""
+    codecs: dict[str, SlotTally] = field(default_factory=dict)
+    """Slots with payload by what encoded it; those that could have been and did not occur have 0 slots."""
     security: str = ""
     """Of the connections: `plain`, or TLS's version and cipher; empty if there was none."""
     congestion_control: str = ""

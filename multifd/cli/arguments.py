@@ -7,11 +7,12 @@ import math
 import re
 
 from multifd.cli.sizes import parse_size
+from multifd.codec import AUTO, CHOICES, NONE, feature_of
 from multifd.engine.transport import Address
 from multifd.limits import CHANNELS_MAX
 
-CODECS = ("none", "zstd", "lz4")
 PORT_MAX = 65535
+CODEC_HELP = f"{CHOICES}, or {AUTO} for whatever is quickest, slot by slot (default %(default)s)"
 
 
 def size(text: str) -> int:
@@ -20,6 +21,16 @@ def size(text: str) -> int:
         return parse_size(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def codec(text: str) -> str:
+    """A codec's name, or `auto`."""
+    if text != AUTO:
+        try:
+            feature_of(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{error}, {AUTO}") from error
+    return text
 
 
 def positive_size(text: str) -> int:
@@ -89,5 +100,5 @@ def add_transfer(parser: argparse.ArgumentParser) -> None:
         help=f"data channels, 1 to {CHANNELS_MAX} (default %(default)s)",
     )
     parser.add_argument(
-        "--codec", choices=CODECS, default="none", help="compress slots that shrink (default %(default)s)"
+        "--codec", type=codec, default=NONE, metavar="CODEC", help=f"compress slots that shrink: {CODEC_HELP}"
     )

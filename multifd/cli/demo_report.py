@@ -11,6 +11,7 @@ from rich.table import Table
 from multifd.cli.demo_state import BLOCK, Comparison, DemoOptions
 from multifd.cli.names import printable
 from multifd.cli.sizes import format_bytes
+from multifd.codec import AUTO
 from multifd.stats import DeviceReport, Report
 
 WIDTH = 100  # of a report that goes to a file as well as to a terminal
@@ -71,6 +72,8 @@ def _facts(report: Report) -> Table:
     table.add_column()
     link = f"TCP loopback{f' ({report.congestion_control})' if report.congestion_control else ''}"
     table.add_row("channels", f"{report.channels} over {link}, codec {report.codec}, {report.security}")
+    if report.codec == AUTO:
+        table.add_row("codecs", _codecs(report))
     table.add_row("moved", f"{format_bytes(report.bytes_sent)} in {report.rounds} rounds and {report.transfer_s:.2f} s")
     table.add_row("throughput", f"{report.throughput_gbytes_per_s:.2f} GB/s (10^9 bytes of payload a second)")
     table.add_row("dirty tracking", printable(report.trackers.get(BLOCK, "none")))
@@ -81,6 +84,11 @@ def _facts(report: Report) -> Table:
     if report.switchover_returns:
         table.add_row("back to precopy", f"{report.switchover_returns} times")
     return table
+
+
+def _codecs(report: Report) -> str:
+    used = (f"{name} {tally.slots} slots, {format_bytes(tally.wire_bytes)}" for name, tally in report.codecs.items())
+    return "; ".join(used)
 
 
 def _devices(report: Report) -> Table:

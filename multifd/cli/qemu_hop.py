@@ -6,14 +6,14 @@ from __future__ import annotations
 
 import argparse
 
-from multifd.cli.arguments import address, number_to
+from multifd.cli.arguments import CODEC_HELP, address, codec, number_to
 from multifd.cli.display import Display, View, waits
 from multifd.cli.ending import Ending, ExitCode, UsageError
 from multifd.cli.names import printable
 from multifd.cli.running import follow
 from multifd.cli.sizes import format_bytes
 from multifd.cli.wording import Wording
-from multifd.codec import CODECS, NONE
+from multifd.codec import NONE
 from multifd.engine.listener import listen
 from multifd.engine.tls import Tls
 from multifd.limits import CHANNELS_MAX
@@ -65,9 +65,10 @@ def add_arguments(
     )
     parser.add_argument(
         "--codec",
-        choices=(NONE, *CODECS),
+        type=codec,
         default=NONE,
-        help="with --to-relay: compression between the relays (default %(default)s)",
+        metavar="CODEC",
+        help=f"with --to-relay: compression between the relays: {CODEC_HELP}",
     )
 
 

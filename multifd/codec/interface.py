@@ -1,5 +1,5 @@
-"""The interface of codecs, and the two copies that all of them make. A codec object belongs to one channel's thread;
-its calls release the GIL.
+"""The interface of codecs, and the copies that they make. A codec object belongs to one channel's thread; its calls
+release the GIL.
 """
 
 from __future__ import annotations
@@ -19,16 +19,19 @@ class Codec(abc.ABC):
 
     @abc.abstractmethod
     def encode(self, buffers: Sequence[Buffer], length: int) -> Buffer | None:
-        """The payload encoded, or None if it would not shrink (it then travels plain).
+        """The payload encoded, or None if it would not shrink (it then travels plain). What is returned may be a view
+        of memory that the next call writes to.
 
         `buffers` may be live memory: they are copied first, so that what is encoded is what is hashed and sent.
         """
 
     @abc.abstractmethod
     def decode(self, payload: memoryview, buffers: Sequence[memoryview], length: int) -> None:
-        """Decode `payload` into `buffers`, `length` bytes in all. Raise `ValueError` if it is anything else.
+        """Decode `payload` into `buffers`, `length` bytes in all; straight into place if it is one buffer. Raise
+        `ValueError` if it is anything else.
 
-        After that error `buffers` are as they were.
+        What is in `buffers` after that error is undefined: a payload whose checksum was right and that does not decode
+        ends the session. Nothing is ever written beside them.
         """
 
 
@@ -40,7 +43,7 @@ def snapshot(buffers: Sequence[Buffer]) -> bytes:
     return b"".join(buffers)
 
 
-def scatter(decoded: bytes, buffers: Sequence[memoryview], length: int) -> None:
+def scatter(decoded: Buffer, buffers: Sequence[memoryview], length: int) -> None:
     """Copy `decoded` into `buffers`. Raises `ValueError` if it has not `length` bytes."""
     if len(decoded) != length:
         raise ValueError(f"{length} bytes were announced, decoding gave {len(decoded)}")

@@ -31,7 +31,7 @@ from multifd.errors import CalledOffError, Code, MultifdError, TransportError
 from multifd.kinds.chunk import ChunkKind
 from multifd.kinds.ram import RamKind, ZeroKind
 from multifd.memory import Block
-from multifd.messages import DEVICE_MESSAGES, EXPLICIT_SWITCHOVER
+from multifd.messages import ANY_CODEC, DEVICE_MESSAGES, EXPLICIT_SWITCHOVER
 from multifd.session import actions as a
 from multifd.session.destination import DestinationSession
 from multifd.session.handshake import fit_text
@@ -54,7 +54,7 @@ class DestinationRun(SessionRun):
         self.secret = secrets.token_bytes(16)
         self.decided = asyncio.Event()
         self.task = asyncio.current_task()
-        able = [DEVICE_MESSAGES, *([EXPLICIT_SWITCHOVER] if options.explicit_switchover else [])]
+        able = [DEVICE_MESSAGES, ANY_CODEC, *([EXPLICIT_SWITCHOVER] if options.explicit_switchover else [])]
         self.session = DestinationSession(
             DestinationPlan(secret=self.secret, features=(*able, *options.codecs), channels_max=options.channels_max)
         )
@@ -115,6 +115,12 @@ class DestinationRun(SessionRun):
     def explicit(self) -> bool:
         """Whether explicit switchover is in use."""
         return EXPLICIT_SWITCHOVER in self.session.features
+
+    @property
+    def codecs(self) -> tuple[str, ...]:
+        """Those that slots may have besides none."""
+        any_of_ours = ANY_CODEC in self.session.features
+        return tuple(name for name in self.options.codecs if any_of_ours or name in self.session.features)
 
     def snapshot(self) -> Progress:
         """How it stands."""
@@ -202,7 +208,7 @@ class DestinationRun(SessionRun):
             channel,
             attached,
             kinds=self._kinds,
-            codecs=[name for name in self.session.features if name in self.options.codecs],
+            codecs=self.codecs,
             events=self._events,
         )
         self.receivers.append(receiver)

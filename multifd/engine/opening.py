@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from multifd.engine.connection import Connection
+from multifd.engine.encoding import payload_encoder
 from multifd.engine.events import EventQueue
 from multifd.engine.options import SourceOptions
 from multifd.engine.sender import ChannelSender
@@ -21,11 +22,12 @@ async def open_channels(
     *,
     options: SourceOptions,
     kinds: Mapping[str, int],
+    codecs: Sequence[str],
     events: EventQueue[Any],
     opened: Callable[[ChannelSender], object],
 ) -> None:
     """All at the same time. `opened` is told of each at once, so that it is closed whatever becomes of the others.
-    `kinds`: name to number. Raises what the first failure was.
+    `kinds`: name to number; `codecs`: those that the destination admits. Raises what the first failure was.
     """
     socket_options = SocketOptions(options.congestion_control, options.socket_buffer)
 
@@ -35,7 +37,8 @@ async def open_channels(
             connection.name = f"data channel {number}"
             connection.write(DataPreamble(action.session, action.secret, number).serialize())
             await connection.drain(0)
-            sender = ChannelSender(number, connection.detach(), kinds=kinds, codec=options.codec, events=events)
+            encoder = payload_encoder(options.codec, codecs=codecs, channels=action.count)
+            sender = ChannelSender(number, connection.detach(), kinds=kinds, encoder=encoder, events=events)
         except BaseException:
             connection.abort()
             raise

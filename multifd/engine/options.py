@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from multifd import limits
-from multifd.codec import CODECS, NONE
+from multifd.codec import AUTO, CODECS, NONE, feature_of
 from multifd.engine.tls import Tls
 
 DEVICE_CREDIT_BYTES_MIN = limits.CHUNK_BYTES_MAX + limits.CHUNK_COST_BYTES
@@ -35,8 +35,9 @@ class SourceOptions:
     """Options of a source. `ValueError` if one can't be."""
 
     channels: int = 4
-    codec: str = "none"
-    """`none`, `zstd` or `lz4`."""
+    codec: str = NONE
+    """`none`, `zstd` (level 1), `zstd:1` to `zstd:9`, `lz4`, or `auto`: for each slot whatever is quickest on this
+    link, of what both sides have."""
     explicit_switchover: bool = True
     downtime_limit_s: float = 0.3
     deadline_s: float = 600.0
@@ -62,7 +63,7 @@ class SourceOptions:
     def __post_init__(self) -> None:
         """Raise `ValueError` for a value that can't be."""
         _check_range("channels", self.channels, 1, limits.CHANNELS_MAX)
-        _check_codecs("codec", (self.codec,), (NONE, *CODECS))
+        _check_codec(self.codec)
         _check_range("slot_bytes", self.slot_bytes, limits.SLOT_BYTES_MIN, limits.SLOT_BYTES_MAX)
         _check_range("downtime_limit_s", self.downtime_limit_s, 0, limits.SECONDS_MAX)
         _check_range("deadline_s", self.deadline_s, 0, limits.SECONDS_MAX)
@@ -108,6 +109,15 @@ def _check_range(name: str, value: float, low: float, high: float) -> None:
 def _check_positive(name: str, value: int | None) -> None:
     if value is not None and value < 1:
         raise ValueError(f"{name} is {value}; None or at least 1 is possible")
+
+
+def _check_codec(chosen: str) -> None:
+    if chosen == AUTO:
+        return
+    try:
+        feature_of(chosen)
+    except ValueError as error:
+        raise ValueError(f"codec: {error}, {AUTO}") from None
 
 
 def _check_codecs(name: str, chosen: Sequence[str], known: Sequence[str]) -> None:

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from multifd import limits
-from multifd.codec import create
+from multifd.codec import NONE, create
 from multifd.codec.interface import Codec
 from multifd.engine.channel_worker import ChannelWorker
 from multifd.engine.events import EventQueue
 from multifd.engine.transport import DataSocket
 from multifd.errors import LocalProtocolError, MultifdError, RemoteProtocolError, TransportError
 from multifd.slot import SlotKind, SlotTally
-from multifd.wire.slots import HEADER_BYTES, SlotHeader, payload_checksum, read_slot
+from multifd.wire.slots import CODEC_NONE, HEADER_BYTES, SlotHeader, payload_checksum, read_slot
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +60,12 @@ class ChannelReceiver(ChannelWorker):
         """Slots settled. A mismatch among them was posted before this was raised."""
         self.received_bytes = 0
         self.tallies: dict[str, SlotTally] = {kind.name: SlotTally() for kind in kinds.values()}
+        self.codecs: dict[str, SlotTally] = {name: SlotTally() for name in (NONE, *codecs)}
+        """Of slots with payload, by codec."""
         # worker's
         made: list[Codec] = [codec for name in codecs if (codec := create(name)) is not None]
         self._codecs = {codec.number: codec for codec in made}
-        self._codec_numbers = frozenset({1, *self._codecs})
+        self._codec_numbers = frozenset({CODEC_NONE, *self._codecs})
         self._header = memoryview(bytearray(HEADER_BYTES))
         self._meta = memoryview(bytearray(limits.META_BYTES_MAX))
         self._encoded = memoryview(bytearray(limits.SLOT_BYTES_MAX if made else 0))
@@ -114,7 +116,7 @@ class ChannelReceiver(ChannelWorker):
         placed = sum(len(each) for each in self._target)
         if placed != header.length:  # a bug of the kind's: going on would break the framing, and blame the source
             raise LocalProtocolError(f"{kind.name}.place", f"views of {header.length} bytes in all", placed)
-        return self._target if header.codec == 1 else (self._encoded[: header.payload_length],)
+        return self._target if header.codec == CODEC_NONE else (self._encoded[: header.payload_length],)
 
     def _settle(self, header: SlotHeader, meta: bytes, buffers: Sequence[memoryview]) -> None:
         kind = self._kinds[header.kind]
@@ -122,18 +124,21 @@ class ChannelReceiver(ChannelWorker):
             kind.discard(header.owner, meta, self._target)
             self._events.post(Mismatch(self.number, header.sequence, header.live))
         else:
-            if header.codec != 1:
+            if header.codec != CODEC_NONE:
                 self._decode(header, buffers[0])
             kind.commit(header.owner, meta, self._target)
-            tally = self.tallies[kind.name]
-            tally.slots += 1
-            tally.bytes += header.length
-            tally.wire_bytes += header.payload_length
-            tally.compressed_slots += header.codec != 1
+            self._count(kind.name, header)
         self._target = ()
         self.received_bytes += header.payload_length
         self.settled += 1
         self._events.hint()
+
+    def _count(self, kind: str, header: SlotHeader) -> None:
+        is_encoded = header.codec != CODEC_NONE
+        self.tallies[kind].add(header.length, header.payload_length, is_encoded=is_encoded)
+        if header.length:
+            name = self._codecs[header.codec].name if is_encoded else NONE
+            self.codecs[name].add(header.length, header.payload_length, is_encoded=is_encoded)
 
     def _decode(self, header: SlotHeader, payload: memoryview) -> None:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from multifd.codec import AUTO, NONE
 from multifd.engine.options import SourceOptions
 from multifd.errors import (
     MigrationCancelledError,
@@ -16,6 +17,7 @@ from multifd.errors import (
     RefusedError,
 )
 from multifd.memory import Block
+from multifd.messages import ANY_CODEC
 from multifd.session.states import DestinationState, SourceState
 from multifd.slot import SlotTally
 from multifd.stats import DeviceReport, Outcome, Report
@@ -66,6 +68,7 @@ def source_report(run: SourceRun, blocks: Sequence[Block], options: SourceOption
         switchover_returns=session.returns,
         trackers={block.name: block.tracker.mode for block in blocks},
         codec=options.codec,
+        codecs=_sum(sender.codecs for sender in run.dispatcher.senders),
         security=run.security,
         congestion_control=run.congestion_control,
     )
@@ -104,7 +107,8 @@ def destination_report(run: DestinationRun) -> Report:
         populated=run.populated,
         mismatches=session.mismatches,
         corrupt_resends=session.corrupt,
-        codec=next((name for name in session.features if name in run.options.codecs), "none"),
+        codec=AUTO if ANY_CODEC in session.features else next(iter(run.codecs), NONE),
+        codecs=_sum(receiver.codecs for receiver in run.receivers),
         explicit_switchover=run.explicit,
         security=run.security,
         congestion_control=run.receivers[0].congestion_control if run.receivers else "",
@@ -139,7 +143,7 @@ def _explain(report: Report, error: MultifdError | None, trouble: str) -> None:
 
 
 def _sum(tallies: Iterable[dict[str, SlotTally]]) -> dict[str, SlotTally]:
-    """Of all channels, by kind."""
+    """Of all channels, by name."""
     total: dict[str, SlotTally] = {}
     for each in tallies:
         for name, tally in each.items():

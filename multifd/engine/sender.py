@@ -13,17 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from multifd import limits
-from multifd.codec import create
-from multifd.codec.interface import Codec
 from multifd.engine.channel_worker import ChannelWorker
+from multifd.engine.encoding import Payload, PayloadEncoder
 from multifd.engine.events import EventQueue
 from multifd.engine.mailbox import Closed, Mailbox
 from multifd.engine.transport import DataSocket
 from multifd.errors import LocalProtocolError, RemoteProtocolError
 from multifd.slot import Buffer, Slot, SlotTally, Work
-from multifd.wire.slots import SlotHeader, payload_checksum, serialize_header
-
-_PLAIN = 1
+from multifd.wire.slots import CODEC_NONE, SlotHeader, payload_checksum, serialize_header
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +49,9 @@ class SendFailed:
 
 
 SendEvent = JobDone | SendFailed
+
+
+_NO_PAYLOAD = Payload("", CODEC_NONE, (), 0)
 
 
 class Ledger:
@@ -117,8 +117,9 @@ class ChannelSender(ChannelWorker):
     """One data channel of a source."""
 
     def __init__(
-        self, number: int, connection: DataSocket, *, kinds: Mapping[str, int], codec: str, events: EventQueue[Any]
-    ) -> None:
+        self, number: int, connection: DataSocket, *, kinds: Mapping[str, int], encoder: PayloadEncoder,
+        events: EventQueue[Any],
+    ) -> None:  # fmt: skip
         # set once
         super().__init__(number, connection, doing="send")
         self.ledger = Ledger()
@@ -132,7 +133,10 @@ class ChannelSender(ChannelWorker):
         self.sent_slots = 0
         self.sent_bytes = 0
         self.tallies: dict[str, SlotTally] = {name: SlotTally() for name in kinds}
-        self._codec: Codec | None = create(codec)
+        self.codecs: dict[str, SlotTally] = {name: SlotTally() for name in encoder.encodings}
+        """Of slots with payload, by what encoded it."""
+        # worker's
+        self._encoder = encoder
 
     @property
     def room(self) -> int:
@@ -166,31 +170,26 @@ class ChannelSender(ChannelWorker):
 
     def _send(self, slot: Slot) -> None:
         buffers = _checked(slot)
-        codec, payload, wire_length = _PLAIN, buffers, slot.length
-        if self._codec is not None and slot.length:
-            encoded = self._codec.encode(buffers, slot.length)
-            if encoded is not None:
-                codec, payload, wire_length = self._codec.number, (encoded,), len(encoded)
+        payload = self._encoder.encode(buffers, slot.length) if slot.length else _NO_PAYLOAD
         self.ledger.append(slot)
         header = SlotHeader(
-            codec=codec,
+            codec=payload.codec,
             live=slot.live,
             kind=self._kinds[slot.kind],
             owner=slot.owner,
             sequence=self.sent_slots + 1,
             meta_length=len(slot.meta),
-            payload_length=wire_length,
+            payload_length=payload.length,
             length=slot.length,
-            payload_checksum=payload_checksum(payload),
+            payload_checksum=payload_checksum(payload.buffers),
         )
-        self._socket.send((serialize_header(header, slot.meta) + slot.meta, *payload))
+        self._encoder.send(self._socket, (serialize_header(header, slot.meta) + slot.meta, *payload.buffers))
         self.sent_slots += 1
-        self.sent_bytes += wire_length
-        tally = self.tallies[slot.kind]
-        tally.slots += 1
-        tally.bytes += slot.length or slot.covers
-        tally.wire_bytes += wire_length
-        tally.compressed_slots += codec != _PLAIN
+        self.sent_bytes += payload.length
+        is_encoded = payload.codec != CODEC_NONE
+        self.tallies[slot.kind].add(slot.length or slot.covers, payload.length, is_encoded=is_encoded)
+        if slot.length:
+            self.codecs[payload.encoding].add(slot.length, payload.length, is_encoded=is_encoded)
 
 
 def _checked(slot: Slot) -> Sequence[Buffer]:

@@ -6,6 +6,7 @@ import secrets
 from collections.abc import AsyncIterator, Sequence
 
 from multifd import messages as m
+from multifd.codec import AUTO, NONE, feature_of
 from multifd.device.interface import Device
 from multifd.engine.names import BUILT_IN, check_unique
 from multifd.engine.options import GiveUp, OnRearm, SourceOptions
@@ -18,7 +19,7 @@ from multifd.errors import LocalProtocolError
 from multifd.kinds.chunk import NAME as CHUNK
 from multifd.kinds.ram import RamFeed
 from multifd.memory import Block
-from multifd.messages import DEVICE_MESSAGES, EXPLICIT_SWITCHOVER
+from multifd.messages import ANY_CODEC, DEVICE_MESSAGES, EXPLICIT_SWITCHOVER
 from multifd.session.plans import SourcePlan
 from multifd.session.states import SourceState
 from multifd.slot import Feed
@@ -122,8 +123,8 @@ class Source:
         features = [EXPLICIT_SWITCHOVER] if options.explicit_switchover else []
         if any(device.hears for device in self._devices):
             features.append(DEVICE_MESSAGES)
-        if options.codec != "none":
-            features.append(options.codec)
+        if options.codec != NONE:
+            features.append(ANY_CODEC if options.codec == AUTO else feature_of(options.codec))
         names = [*(["ram", "zero"] if self._blocks else []), *([CHUNK] if self._devices else [])]
         names += [kind for feed in feeds for kind in feed.kinds if kind not in names]
         plan = SourcePlan(

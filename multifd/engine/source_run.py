@@ -327,7 +327,7 @@ class SourceRun(SessionRun):
             saver.start()
         kinds = {kind.name: number for number, kind in enumerate(self.session.plan.kinds, start=1)}
         await open_channels(
-            self._address, action, options=self._options, kinds=kinds, events=self._events,
+            self._address, action, options=self._options, kinds=kinds, codecs=self.session.able, events=self._events,
             opened=self.dispatcher.senders.append,
         )  # fmt: skip
         self.dispatcher.senders.sort(key=lambda sender: sender.number)

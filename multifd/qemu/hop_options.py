@@ -18,7 +18,7 @@ class NearOptions(QemuRelayOptions):
     relay_channels: int = 4
     """Connections to the far relay, beside main: any number, whatever `channels` is."""
     codec: str = "none"
-    """Between the relays: `none`, `zstd` or `lz4`."""
+    """Between the relays, as in `SourceOptions`."""
 
     def __post_init__(self) -> None:
         """Raise `ValueError` for a value that can't be."""

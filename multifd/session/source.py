@@ -63,6 +63,8 @@ class SourceSession:
     started: m.Started | None = None
     began: float = 0.0
     """When precopy began."""
+    able: tuple[str, ...] = ()
+    """Features that the destination is able to use."""
     visited: list[SourceState] = field(default_factory=lambda: [SourceState.HELLO])
     _actions: deque[a.SourceAction] = field(default_factory=deque)
     _rounds: Rounds = field(init=False)
@@ -300,6 +302,7 @@ class SourceSession:
         if hello.session != self.plan.session:
             raise RemoteProtocolError("HELLO.session", "the session id of the source's HELLO")
         self.secret = hello.secret
+        self.able = hello.features
         self._move(SourceState.INVENTORY, now)
         plan = self.plan
         for page in handshake.paginate(plan.blocks, plan.devices, plan.kinds, preflight=plan.preflight):

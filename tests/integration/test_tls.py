@@ -69,7 +69,7 @@ class Ends:
 
 
 @bounded
-@pytest.mark.parametrize("codec", ["none", "zstd"])
+@pytest.mark.parametrize("codec", ["none", "zstd", "auto"])
 async def test_a_migration_under_tls_completes(listener: multifd.Listener, codec: str) -> None:
     """Memory, zero pages and a device, over three channels; both reports say what was in use."""
     reports = await Ends(listener.address, listener, tls_directories.client(), codec=codec).migrate()
@@ -77,6 +77,9 @@ async def test_a_migration_under_tls_completes(listener: multifd.Listener, codec
         assert report.outcome is Outcome.COMPLETED
         assert report.security.startswith("TLS 1.3, TLS_")
         assert report.to_json()["security"] == report.security
+        assert report.codec == codec
+        assert set(report.codecs) <= {"none", "lz4", "zstd", "zstd:3"}
+        assert sum(tally.slots for tally in report.codecs.values()) > 0
 
 
 @bounded

@@ -10,7 +10,7 @@ import zstandard
 
 from multifd.codec import CODECS, create
 from multifd.codec.interface import Codec
-from multifd.limits import SLOT_BYTES_MAX
+from multifd.limits import SLOT_BYTES_MAX, ZSTD_BLOCKS_FOLLOWED_MAX
 
 TEXT = b"".join(b"page %d of a memory that is quite regular, " % n for n in range(2000))
 
@@ -84,14 +84,14 @@ def test_encodes_a_copy(codec: Codec) -> None:
 
 
 def test_refuses_any_other_length(codec: Codec) -> None:
-    """More or fewer bytes than were announced are an error, and nothing is written."""
+    """More or fewer bytes than were announced are an error, and nothing is written beside the buffer."""
     encoded = codec.encode([TEXT], len(TEXT))
     assert encoded is not None
     for length in (1, len(TEXT) - 1, len(TEXT) + 1, SLOT_BYTES_MAX):
-        memory = bytearray(length)
+        memory = bytearray(length + 2)
         with pytest.raises(ValueError, match=r"zstd|lz4|decoding"):
-            codec.decode(memoryview(encoded), [memoryview(memory)], length)
-        assert memory == bytes(length)
+            codec.decode(memoryview(encoded), [memoryview(memory)[1:-1]], length)
+        assert memory[0] == memory[-1] == 0
 
 
 def test_refuses_truncation_and_trailing_bytes(codec: Codec) -> None:
@@ -120,6 +120,56 @@ def test_any_bytes_give_the_length_or_value_error(codec: Codec) -> None:
             codec.decode(memoryview(payload), [memory], 5000)
         except ValueError:
             continue
+
+
+def frames() -> list[tuple[bytes, bytes]]:
+    """zstd frames and what is in them: one block and many, runs, with a checksum, without a size, more blocks than are
+    followed.
+    """
+    contents = [TEXT, bytes(300_000), b"x" * 300_000, os.urandom(200_000) + TEXT]
+    made_by = [
+        zstandard.ZstdCompressor(level=level, write_checksum=checked, write_content_size=sized)
+        for level in (1, 3)
+        for checked in (True, False)
+        for sized in (True, False)
+    ]
+    found = [(compressor.compress(content), content) for compressor in made_by for content in contents]
+    many = zstandard.ZstdCompressor(level=1).compressobj(size=len(TEXT))
+    pieces = [TEXT[start : start + 200] for start in range(0, len(TEXT), 200)]
+    assert len(pieces) > ZSTD_BLOCKS_FOLLOWED_MAX
+    blocks = [many.compress(piece) + many.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK) for piece in pieces]
+    return [*found, (b"".join(blocks) + many.flush(), TEXT)]
+
+
+@pytest.mark.parametrize(("frame", "content"), frames())
+def test_zstd_frames_of_any_form_are_whole_or_refused(frame: bytes, content: bytes) -> None:
+    """In place or not, a frame gives its content; cut short or followed by anything it is refused."""
+    zstd = made("zstd")
+    for pieces in (1, 3):
+        memory = bytearray(len(content))
+        zstd.decode(memoryview(frame), cut(memory, pieces), len(content))
+        assert memory == content
+    memory = bytearray(len(content))
+    for wrong in (frame[:-1], frame[:-4], frame[: len(frame) // 2], frame + b"\x00", frame + frame):
+        with pytest.raises(ValueError, match=r"zstd|decoding"):
+            zstd.decode(memoryview(wrong), [memoryview(memory)], len(content))
+
+
+def test_zstd_in_place_agrees_with_the_library() -> None:
+    """Of damaged frames the same are taken in place as at once, with the same content."""
+    chance = random.Random(2)
+    zstd, library = made("zstd"), zstandard.ZstdDecompressor(max_window_size=1 << 23)
+    for frame, content in frames():
+        for _ in range(40):
+            damaged = bytearray(frame)
+            for _ in range(chance.randrange(1, 3)):
+                damaged[chance.randrange(min(len(damaged), chance.choice((16, len(damaged)))))] ^= chance.randrange(256)
+            memory = bytearray(len(content))
+            try:
+                zstd.decode(memoryview(damaged), [memoryview(memory)], len(content))
+            except ValueError:
+                continue
+            assert memory == library.decompress(damaged, max_output_size=len(content), allow_extra_data=False)
 
 
 def bombs() -> list[bytes]:
@@ -154,6 +204,7 @@ def test_reads_what_other_encoders_write() -> None:
     ]
     payloads = [("zstd", payload) for payload in zstd_payloads]
     payloads.append(("lz4", lz4.block.compress(TEXT, mode="high_compression", store_size=False)))
+    payloads.append(("lz4", lz4.block.compress(TEXT, store_size=False)))
     for name, payload in payloads:
         memory = bytearray(len(TEXT))
         made(name).decode(memoryview(payload), [memoryview(memory)], len(TEXT))
@@ -167,3 +218,29 @@ def test_names_and_numbers() -> None:
     with pytest.raises(ValueError, match=r"'gzip'.*none, zstd, lz4"):
         create("gzip")
     assert create("zstd") is not create("zstd")
+
+
+def test_levels_of_zstd() -> None:
+    """`zstd:LEVEL` is zstd on the wire; a higher level is smaller, and what is no level is an error."""
+    payloads = [made(name).encode([TEXT], len(TEXT)) for name in ("zstd", "zstd:1", "zstd:9")]
+    assert payloads[0] == payloads[1]
+    assert len(payloads[2] or b"") < len(payloads[1] or b"")
+    assert made("zstd:9").number == made("zstd").number
+    for wrong in ("zstd:", "zstd:0", "zstd:10", "zstd:-1", "zstd:1x", "none:1", "auto"):
+        with pytest.raises(ValueError, match="there is no"):
+            create(wrong)
+
+
+@pytest.mark.parametrize("length", [1, 7, 8, 4096, 70000])
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_zeros_but_for_one_byte_are_not_zeros(codec: Codec, length: int, pieces: int) -> None:
+    """Zeros have a short way of their own, which nothing else takes, wherever the byte is that is not zero."""
+    for place in (None, 0, length // 2, length - 1, length // 3):
+        memory = bytearray(length)
+        if place is not None:
+            memory[place] = 1
+        encoded = codec.encode(cut(memory, pieces), length)
+        if encoded is not None:
+            decoded = bytearray(length)
+            codec.decode(memoryview(encoded), [memoryview(decoded)], length)
+            assert decoded == memory

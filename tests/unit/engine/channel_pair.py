@@ -9,6 +9,7 @@ from typing import Any
 
 from posted import Posted
 
+from multifd.engine.encoding import payload_encoder
 from multifd.engine.receiver import ChannelReceiver, Mismatch, ReceiveEnded
 from multifd.engine.sender import ChannelSender, Job, JobDone, SendFailed
 from multifd.engine.transport import DataSocket
@@ -91,7 +92,8 @@ class ChannelPair:
         kind, sending, receiving = MemoryKind(), Posted(), Posted()
         watched = WatchedSocket(ours)
         sender = ChannelSender(
-            1, watched, kinds={"acme/memory": NUMBER, "acme/other": 9}, codec=codec, events=sending,  # type: ignore[arg-type]
+            1, watched, kinds={"acme/memory": NUMBER, "acme/other": 9}, events=sending,  # type: ignore[arg-type]
+            encoder=payload_encoder(codec, codecs=admitted, channels=1),
         )  # fmt: skip
         receiver = ChannelReceiver(
             1, DataSocket(theirs), kinds={NUMBER: kind}, codecs=admitted, events=receiving,  # type: ignore[arg-type]

@@ -110,7 +110,7 @@ def test_a_full_ledger_makes_the_worker_wait(monkeypatch: pytest.MonkeyPatch, cl
 # -- there and back
 
 
-@pytest.mark.parametrize("codec", ["none", "zstd", "lz4"])
+@pytest.mark.parametrize("codec", ["none", "zstd", "zstd:3", "lz4"])
 def test_slots_arrive_in_place(channels: Made, codec: str) -> None:
     """Every codec: what shrinks travels encoded, what does not travels plain, and both sides count the same."""
     pair = channels(codec=codec)
@@ -361,3 +361,19 @@ def test_items_wider_than_a_byte_are_bytes_on_the_wire(channels: Made, codec: st
     pair.send(Slot("acme/memory", 1, bytes(8), (memoryview(wide.data),), wide.nbytes))
     assert pair.finish() is None
     assert pair.kind.memory[1][: wide.nbytes] == wide.tobytes()
+
+
+@pytest.mark.parametrize(("admitted", "encodings"), [
+    (("zstd", "lz4"), ("none", "lz4", "zstd", "zstd:3")), (("lz4",), ("none", "lz4")), ((), ("none",)),
+])  # fmt: skip
+def test_auto_uses_what_both_sides_have(channels: Made, admitted: tuple[str, ...], encodings: tuple[str, ...]) -> None:
+    """Slots travel in no encoding but those that the destination admits, and both sides count the same by codec."""
+    pair = channels(codec="auto", admitted=admitted)
+    for _ in range(20):
+        pair.send(memory_slot(0, TEXT * (SIZE // len(TEXT))), memory_slot(9, b""))
+    assert pair.finish() is None
+    assert tuple(pair.sender.codecs) == encodings
+    sent, received = pair.sender.codecs, pair.receiver.codecs
+    assert sum(tally.slots for tally in sent.values()) == sum(tally.slots for tally in received.values()) == 20
+    for name, tally in received.items():
+        assert tally.wire_bytes == sum(sent[each].wire_bytes for each in sent if each.partition(":")[0] == name)

@@ -16,7 +16,10 @@ from multifd.engine.options import DEVICE_CREDIT_BYTES_MIN, DestinationOptions, 
     [
         ("channels", 0, "channels is 0; 1 to 64"),
         ("channels", limits.CHANNELS_MAX + 1, "channels is 65"),
-        ("codec", "gzip", "no 'gzip'; there are none, zstd, lz4"),
+        ("codec", "gzip", "codec: there is no 'gzip'; there are none, zstd, lz4, zstd:1 to zstd:9, auto"),
+        ("codec", "zstd:10", "no 'zstd:10'"),
+        ("codec", "zstd:", "no 'zstd:'"),
+        ("codec", "lz4:1", "no 'lz4:1'"),
         ("slot_bytes", limits.SLOT_BYTES_MIN - 1, "slot_bytes is 4095; 4096 to"),
         ("slot_bytes", limits.SLOT_BYTES_MAX + 1, "slot_bytes"),
         ("downtime_limit_s", -0.1, "downtime_limit_s is -0.1; 0 to"),
@@ -52,4 +55,5 @@ def test_the_ends_of_what_is_possible_are_possible() -> None:
     """Both of them."""
     for channels, slot_bytes in ((1, limits.SLOT_BYTES_MIN), (limits.CHANNELS_MAX, limits.SLOT_BYTES_MAX)):
         SourceOptions(channels=channels, slot_bytes=slot_bytes, downtime_limit_s=0, bandwidth_limit=1, codec="lz4")
+        SourceOptions(codec=f"zstd:{min(channels, limits.ZSTD_LEVEL_MAX)}")
         DestinationOptions(channels_max=channels, device_credit=DEVICE_CREDIT_BYTES_MIN, codecs=())
