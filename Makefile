@@ -11,7 +11,7 @@ help:
 	@echo "make test    run all tests"
 	@echo "make interop all rows against stock QEMUs, of which \`make test\` runs a handful"
 	@echo "make check   format, lint, types (what CI asks for)"
-	@echo "make bench   throughput over loopback, beside a C program and iperf3 where they can be had"
+	@echo "make bench   throughput over loopback, beside a C program, iperf3 and QEMU where they can be had (minutes)"
 	@echo "make clean   remove what the others made"
 
 setup: $(VENV)/.installed
@@ -45,7 +45,7 @@ format: setup
 	@$(BIN)/ruff check --fix $(SOURCES)
 
 bench: setup
-	@$(BIN)/python -m bench throughput
+	@$(BIN)/python -m bench standard
 
 clean:
 	rm -rf $(VENV) .qemu build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

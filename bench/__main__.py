@@ -1,98 +1,162 @@
-"""`python -m bench`: choose a scenario and its size. Sizes are 4GiB, 512KiB; addresses tcp://HOST:PORT."""
+"""`python -m bench`: choose a bench and its size. Sizes are 4GiB, 512KiB; addresses tcp://HOST:PORT."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
+from pathlib import Path
+from typing import TypeAlias
 
-from bench import auto, qemu, throughput
+from bench import auto, compare, namespace, outputs, qemu, result, standard, throughput
+from bench.arguments import PORT, add_congestion, add_memory, address, channel_counts, slots_size, times
+from bench.errors import BenchError
 from bench.half import HalfSettings
+from bench.peers import every
+from bench.result import Result
+from bench.scenario import LOOPBACK, NETWORK
 from multifd.cli import arguments
 from multifd.cli.qemu_arguments import COMPRESSIONS, qemu_channels
-from multifd.cli.sizes import format_bytes
-from multifd.limits import GIB, SLOT_BYTES, SLOT_BYTES_MAX
+from multifd.limits import GIB
 
-
-def channel_counts(text: str) -> tuple[int, ...]:
-    """Channel counts to measure, `1,2,4`."""
-    return tuple(arguments.channels(part.strip()) for part in text.split(","))
-
-
-def slot_size(text: str) -> int:
-    """Bytes, up to what the protocol allows."""
-    size = arguments.positive_size(text)
-    if size > SLOT_BYTES_MAX:
-        raise argparse.ArgumentTypeError(f"must be at most {format_bytes(SLOT_BYTES_MAX)}")
-    return size
-
-
-def times(text: str) -> int:
-    """How often: a whole number from 1."""
-    if arguments.count(text) == 0:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return arguments.count(text)
-
-
-PORT = 5202  # next to iperf3's
-
-
-def address(text: str) -> str:
-    """`HOST`, `HOST:PORT` or `tcp://HOST:PORT`."""
-    if "://" not in text:
-        host, colon, port = text.rpartition(":")
-        text = f"tcp://{text}" if colon and host and port.isdigit() else f"tcp://{text}:{PORT}"
-    return arguments.address(text)
+Benches: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """The command line: each bench is a subcommand that sets `make`, what makes its result."""
     top = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    scenarios = top.add_subparsers(dest="scenario", required=True)
-    one = scenarios.add_parser(
-        "throughput",
-        help="memory to memory between two processes over TCP loopback, with iperf3 beside it",
-        description=throughput.__doc__,
-    )
-    add = one.add_argument
-    add("--size", type=arguments.positive_size, default=4 * GIB, help="memory to move in one run (default 4GiB)")
-    add("--channels", type=channel_counts, default=(1, 2, 4), metavar="N,N,...", help="channel counts (default 1,2,4)")
-    add("--slot", type=slot_size, default=SLOT_BYTES, help="bytes in a slot (default 1MiB)")
-    add("--repeat", type=times, default=3, help="runs of each channel count (default 3)")
-    add("--congestion", default="cubic", help="TCP congestion control of ours and iperf3 (default cubic)")
-    add("--json", action="store_true", help="one JSON object on stdout in place of the table")
-    hosts = one.add_mutually_exclusive_group()
-    hosts.add_argument(
-        "--listen", type=address, nargs="?", const=f"tcp://0.0.0.0:{PORT}", metavar="HOST[:PORT]",
-        help=f"be the destination for another host, at this address (default: any, port {PORT})",
-    )  # fmt: skip
-    hosts.add_argument(
-        "--connect", type=address, metavar="HOST[:PORT]", help=f"be the source, to a destination there (port {PORT})"
-    )
-    _add_qemu(scenarios)
-    _add_auto(scenarios)
+    benches = top.add_subparsers(dest="bench", required=True)
+    _add_standard(benches)
+    _add_throughput(benches)
+    _add_peers(benches)
+    _add_qemu(benches)
+    _add_compare(benches)
+    _add_auto(benches)
+    _add_show(benches)
     return top
 
 
-def _add_qemu(scenarios: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    one = scenarios.add_parser(
-        "qemu",
-        help="a guest's RAM between two stock QEMUs, and between each and ours",
-        description=qemu.__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def _add(benches: Benches, name: str, words: str, description: str | None) -> argparse.ArgumentParser:
+    one = benches.add_parser(
+        name, help=words, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    outputs.add_options(one)
+    return one
+
+
+def _add_link(to: argparse._ActionsContainer) -> None:
+    to.add_argument(
+        "--link", choices=namespace.LINKS, default=LOOPBACK,
+        help="over a loopback of the bench's own that takes no more (default: as much as it can)",
+    )  # fmt: skip
+
+
+def _add_throughput(benches: Benches) -> None:
+    words = "memory to memory between two processes over TCP, beside a C program and iperf3"
+    one = _add(benches, "throughput", words, throughput.__doc__)
+    add_memory(one, size=4 * GIB, channels=(1, 2, 4), repeat=3)
+    where = one.add_mutually_exclusive_group()
+    _add_link(where)
+    where.add_argument(
+        "--listen", type=address, nargs="?", const=f"tcp://0.0.0.0:{PORT}", metavar="HOST[:PORT]",
+        help=f"be the destination for another host, at this address (default: any, port {PORT})",
+    )  # fmt: skip
+    where.add_argument(
+        "--connect", type=address, metavar="HOST[:PORT]", help=f"be the source, to a destination there (port {PORT})"
+    )
+    one.set_defaults(make=_throughput)
+
+
+def _throughput(chosen: argparse.Namespace) -> Result:
+    if chosen.listen:
+        return throughput.listen(_plan(chosen, NETWORK), chosen.listen)
+    if chosen.connect:
+        return throughput.connect(_plan(chosen, NETWORK), chosen.connect)
+    if chosen.link != LOOPBACK:
+        namespace.enter(chosen.congestion, chosen.link)
+    return throughput.local(_plan(chosen, chosen.link))
+
+
+def _add_peers(benches: Benches) -> None:
+    words = "as `throughput`, and beside it others that move bytes: streams, pyzmq, gloo, NIXL, MPI"
+    one = _add(benches, "peers", words, every.__doc__)
+    add_memory(one, size=4 * GIB, channels=(1, 2, 4), repeat=3)
+    _add_link(one)
+    one.set_defaults(make=_peers)
+
+
+def _peers(chosen: argparse.Namespace) -> Result:
+    namespace.enter(chosen.congestion, chosen.link)  # most of them can't choose their congestion control
+    return throughput.local(_plan(chosen, chosen.link), every.EVERY)
+
+
+def _add_standard(benches: Benches) -> None:
+    one = _add(benches, "standard", "what `make bench` runs: `throughput`, then `qemu`; one table", standard.__doc__)
+    add_memory(one, size=4 * GIB, channels=(1, 2, 4), repeat=3)
+    one.set_defaults(make=_standard)
+
+
+def _standard(chosen: argparse.Namespace) -> Result:
+    guest = qemu.Plan(chosen.size, channels=4, repeat=chosen.repeat, congestion=chosen.congestion)
+    return standard.local(_plan(chosen, LOOPBACK), guest)
+
+
+def _add_compare(benches: Benches) -> None:
+    one = _add(benches, "compare", "two revisions of the library, and whether they differ", compare.__doc__)
+    one.add_argument("revisions", nargs=2, metavar=("REV_A", "REV_B"), help="what git calls them, such as main")
+    add_memory(one, size=GIB, channels=(2,), repeat=10)
+    _add_link(one)
+    one.set_defaults(make=_compare)
+
+
+def _compare(chosen: argparse.Namespace) -> Result:
+    if chosen.link != LOOPBACK:
+        namespace.enter(chosen.congestion, chosen.link)
+    first, second = chosen.revisions
+    return compare.local(_plan(chosen, chosen.link), (first, second))
+
+
+def _plan(chosen: argparse.Namespace, link: str) -> throughput.Plan:
+    settings = HalfSettings(size=chosen.size, slot_bytes=chosen.slot, congestion=chosen.congestion)
+    return throughput.Plan(settings, channels=chosen.channels, repeat=chosen.repeat, link=link)
+
+
+def _add_qemu(benches: Benches) -> None:
+    one = _add(benches, "qemu", "a guest's RAM between two stock QEMUs, and between each and ours", qemu.__doc__)
     add = one.add_argument
     add("--size", type=arguments.positive_size, default=4 * GIB, help="the guest's RAM (default 4GiB)")
     add("--channels", type=qemu_channels, default=4, metavar="N", help="multifd-channels (default 4)")
     add("--compression", choices=COMPRESSIONS, default="none", help="multifd-compression (default none)")
     add("--repeat", type=times, default=5, help="runs of each pair (default 5)")
-    add("--congestion", default="cubic", help="TCP congestion control of all of them (default cubic)")
     add("--qemu", default="", metavar="VERSION", help="such as 10.0 (default: the newest there is)")
-    add("--json", action="store_true", help="one JSON object on stdout in place of the table")
+    add_congestion(one)
+    _add_link(one)
+    one.set_defaults(make=_qemu)
 
 
-def _add_auto(scenarios: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    one = scenarios.add_parser(
+def _qemu(chosen: argparse.Namespace) -> Result:
+    return qemu.local(
+        qemu.Plan(
+            size=chosen.size,
+            channels=chosen.channels,
+            repeat=chosen.repeat,
+            compression=chosen.compression,
+            congestion=chosen.congestion,
+            version=chosen.qemu,
+            link=chosen.link,
+        )
+    )
+
+
+def _add_show(benches: Benches) -> None:
+    one = _add(benches, "show", "table, page and plot of a result that --json wrote", "Shows a result again.")
+    one.add_argument("file", type=Path, metavar="FILE.json", help="what a bench wrote with --json")
+    one.set_defaults(make=lambda chosen: result.read(chosen.file))
+
+
+def _add_auto(benches: Benches) -> None:
+    """Its result is a grid of decisions, not of runs: it shows that itself, and says whether it is good enough."""
+    one = benches.add_parser(
         "auto",
         help="codec auto beside every fixed choice, on simulated links",
         description=auto.__doc__,
@@ -102,46 +166,27 @@ def _add_auto(scenarios: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add("--size", type=slots_size, default=4 * GIB, help="state to move in each cell (default 4GiB)")
     add("--channels", type=channel_counts, default=(2, 4), metavar="N,N,...", help="channel counts (default 2,4)")
     add("--json", action="store_true", help="one JSON object on stdout in place of the table")
+    one.set_defaults(run=_auto)
 
 
-def slots_size(text: str) -> int:
-    """Bytes, at least one slot."""
-    size = arguments.positive_size(text)
-    if size < SLOT_BYTES:
-        raise argparse.ArgumentTypeError(f"must be at least {format_bytes(SLOT_BYTES)}")
-    return size
-
-
-def _run_qemu(chosen: argparse.Namespace) -> int:
-    plan = qemu.Plan(
-        chosen.size, chosen.channels, chosen.repeat, chosen.compression, chosen.congestion, version=chosen.qemu
-    )
-    try:
-        return qemu.local(plan, as_json=chosen.json)
-    except qemu.QemuBenchError as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return 1
+def _auto(chosen: argparse.Namespace) -> int:
+    plan = auto.Plan(chosen.size, chosen.channels, len(os.sched_getaffinity(0)))
+    return auto.local(plan, as_json=chosen.json)
 
 
 def main() -> int:
     """Run what the command line asks for. Returns the exit status."""
     chosen = parser().parse_args()
-    if chosen.scenario == "qemu":
-        return _run_qemu(chosen)
-    if chosen.scenario == "auto":
-        compared = auto.Plan(chosen.size, chosen.channels, len(os.sched_getaffinity(0)))
-        return auto.local(compared, as_json=chosen.json)
-    settings = HalfSettings(size=chosen.size, slot_bytes=chosen.slot, congestion=chosen.congestion)
-    plan = throughput.Plan(settings, channels=chosen.channels, repeat=chosen.repeat)
+    if "run" in chosen:
+        status: int = chosen.run(chosen)
+        return status
     try:
-        if chosen.listen:
-            return throughput.listen(plan, chosen.listen, as_json=chosen.json)
-        if chosen.connect:
-            return throughput.connect(plan, chosen.connect, as_json=chosen.json)
-        return throughput.local(plan, as_json=chosen.json)
-    except throughput.BenchError as error:
+        outputs.check(chosen)
+        outputs.deliver(chosen.make(chosen), chosen)
+    except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,19 +1,21 @@
 """The C limit: `c_limit.c` beside this file, a thread per channel, memory to memory of another process over loopback.
 
 It has no protocol, no checksum and no scan: what a C program without any of them reaches on the same sockets. It is
-compiled each time, in a directory that is gone afterwards.
+compiled each time.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
 import subprocess
-import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from bench.contender import Contender
+from bench.errors import BenchError
+from bench.result import Run
+from bench.scenario import Scenario
 
 SOURCE = Path(__file__).with_suffix(".c")
 COMPILERS = ("cc", "gcc", "clang")
@@ -23,7 +25,7 @@ SLOT_BYTES = 512 * 1024
 RUN_DEADLINE_S = 600.0
 
 
-class CLimitError(Exception):
+class CLimitError(BenchError):
     """It could not be compiled or run, or what arrived was not what it sent."""
 
 
@@ -40,16 +42,37 @@ def compiler() -> str | None:
     return next(filter(None, map(shutil.which, COMPILERS)), None)
 
 
-@contextlib.contextmanager
-def compiled() -> Iterator[Path]:
-    """The program, while the context lasts. Raise `CLimitError`."""
+def compiled(folder: Path) -> Path:
+    """The program, in this folder. Raise `CLimitError`."""
     found = compiler()
     if found is None:
-        raise CLimitError("there is no C compiler")
-    with tempfile.TemporaryDirectory(prefix="multifd-bench-") as folder:
-        program = Path(folder) / SOURCE.stem
-        _run([found, *FLAGS, "-o", str(program), str(SOURCE)])
-        yield program
+        raise CLimitError("a C compiler is NOT INSTALLED (Debian: apt-get install gcc libc6-dev)")
+    program = folder / SOURCE.stem
+    _run([found, *FLAGS, "-o", str(program), str(SOURCE)])
+    return program
+
+
+class CLimit(Contender):
+    """The C limit, compiled in `folder`."""
+
+    name = "C limit"
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def unable(self, scenario: Scenario) -> str | None:  # noqa: ARG002
+        """It needs a C compiler that works."""
+        try:
+            compiled(self._folder)
+        except CLimitError as error:
+            return str(error)
+        return None
+
+    def run(self, scenario: Scenario) -> Run:
+        """Move as many bytes, 512 KiB at a time. Raise `CLimitError`."""
+        program = self._folder / SOURCE.stem
+        made = run(program, size=scenario.size, channels=scenario.channels, congestion=scenario.congestion)
+        return Run(bytes=scenario.size, seconds=made.seconds, cpu_s=made.cpu_s, congestion=scenario.congestion)
 
 
 def run(program: Path, *, size: int, channels: int, congestion: str) -> CLimitRun:

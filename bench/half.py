@@ -1,29 +1,24 @@
 """One half of a measurement: a process's memory, and runs that move it out or take it in.
 
 Both halves make the same random bytes from a seed, so that the destination knows what must arrive without being told;
-it then wipes its memory before each run. All of it happens before the clock starts, and so does every page fault.
+it then wipes its memory before each run.
 """
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
-import resource
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-import xxhash
-
 import multifd
+from bench.memory import SEED, Memory, Meter
 from multifd.errors import Code, MultifdError, RefusedError
-from multifd.limits import CHANNELS_MAX, MIB
-from multifd.memory import populate
+from multifd.limits import CHANNELS_MAX
 
 BLOCK = "throughput"
-FILL_BYTES = 32 * MIB  # random bytes made at a time: as fast as larger pieces, and small beside what is measured
-SEED = 2026
 BUSY_DEADLINE_S = 120.0  # to digest and wipe a terabyte takes as long
 BUSY_PAUSE_S = 0.05
 
@@ -40,13 +35,14 @@ class HalfSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class HalfRun:
-    """What one half saw of one run. Times in seconds; `cpu_s` is user and system time of this process."""
+    """What one half saw of one run. Times in seconds; `cpu_s` and `peak_bytes` are this process's (`Meter`)."""
 
     elapsed_s: float
     transfer_s: float
     cpu_s: float
     bytes: int
     congestion_control: str
+    peak_bytes: int | None
     verified: bool | None
     """Destination: the memory's digest is the one expected. The source cannot say."""
 
@@ -56,32 +52,25 @@ class Half:
 
     def __init__(self, settings: HalfSettings) -> None:
         self.settings = settings
-        self.memory = populate.allocate(settings.size)
-        self.pages = populate.populate(self.memory)
-        self._bytes = np.frombuffer(self.memory, dtype=np.uint8)
-        self._fill()
-        self.expected = self._digest()
+        self._memory = Memory(settings.size)
+        self._memory.fill(settings.seed)
+        self.memory = self._memory.buffer
+        self.pages = self._memory.pages
+        self.expected = self._memory.digest()
 
     def facts(self) -> dict[str, Any]:
         """What there is to say about it before anything has run."""
-        return {"pages": self.pages, "digest": self.expected}
+        library = Path(multifd.__file__).resolve().parents[1]
+        return {"pages": self.pages, "digest": self.expected, "library": str(library)}
 
-    def _fill(self) -> None:
-        random = np.random.Generator(np.random.SFC64(self.settings.seed))
-        for start in range(0, self.settings.size, FILL_BYTES):
-            piece = self._bytes[start : start + FILL_BYTES]
-            piece[:] = np.frombuffer(random.bytes(piece.size), dtype=np.uint8)
-
-    def _digest(self) -> str:
-        return xxhash.xxh3_128_hexdigest(self.memory)
-
-    def _figures(self, report: multifd.Report, cpu_s_before: float) -> HalfRun:
+    def _figures(self, report: multifd.Report, meter: Meter) -> HalfRun:
         return HalfRun(
             elapsed_s=report.elapsed_s,
             transfer_s=report.transfer_s,
-            cpu_s=_cpu_s() - cpu_s_before,
+            cpu_s=meter.cpu_s(),
             bytes=report.bytes_sent,
             congestion_control=report.congestion_control,
+            peak_bytes=meter.peak_bytes(),
             verified=None,
         )
 
@@ -100,9 +89,9 @@ class SourceHalf(Half):
         """
         deadline = time.monotonic() + BUSY_DEADLINE_S
         while True:
-            cpu_s_before = _cpu_s()
+            meter = Meter(self.settings.size)
             try:
-                return self._figures(await self._source(address, channels).run(), cpu_s_before)
+                return self._figures(await self._source(address, channels).run(), meter)
             except multifd.MigrationRefusedError as error:
                 if not _is_busy(error) or time.monotonic() > deadline:
                     raise
@@ -128,7 +117,7 @@ class DestinationHalf(Half):
     def __init__(self, settings: HalfSettings) -> None:
         super().__init__(settings)
         self._listener: multifd.Listener | None = None
-        self._wipe()
+        self._memory.wipe()
 
     async def open(self, address: str) -> str:
         """Listen. Returns the address with its port."""
@@ -147,20 +136,17 @@ class DestinationHalf(Half):
                 populate=False,  # it is populated already
             ),
         )
-        cpu_s_before = _cpu_s()
+        meter = Meter(self.settings.size)
         report = await destination.run()
-        figures = self._figures(report, cpu_s_before)
-        verified = self._digest() == self.expected
-        self._wipe()
+        figures = self._figures(report, meter)
+        verified = self._memory.digest() == self.expected
+        self._memory.wipe()
         return dataclasses.replace(figures, verified=verified)
 
     async def close(self) -> None:
         """Stop listening."""
         if self._listener is not None:
             await self._listener.close()
-
-    def _wipe(self) -> None:
-        self._bytes[:] = 0
 
 
 def _is_busy(error: multifd.MigrationRefusedError) -> bool:
@@ -169,8 +155,3 @@ def _is_busy(error: multifd.MigrationRefusedError) -> bool:
     if isinstance(cause, RefusedError):
         return {refusal.code for refusal in cause.refusals} == {Code.BUSY}
     return isinstance(cause, MultifdError) and cause.code is Code.BUSY
-
-
-def _cpu_s() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime

@@ -16,13 +16,18 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from bench.contender import Contender
+from bench.errors import BenchError
+from bench.result import Run
+from bench.scenario import Scenario
+
 HOST = "127.0.0.1"
 READY_DEADLINE_S = 10.0
 RUN_DEADLINE_S = 600.0
 WRITE_BYTES_MAX = 1024 * 1024  # iperf3 refuses more
 
 
-class IperfError(Exception):
+class IperfError(BenchError):
     """iperf3 could not be run, or said something unexpected."""
 
 
@@ -39,6 +44,26 @@ class IperfRun:
 def path() -> str | None:
     """Where iperf3 is, or None."""
     return shutil.which("iperf3")
+
+
+class Iperf(Contender):
+    """iperf3, with writes of the scenario's pieces."""
+
+    name = "iperf3"
+
+    def unable(self, scenario: Scenario) -> str | None:  # noqa: ARG002
+        """It needs the program."""
+        return None if path() else "it is NOT INSTALLED (Debian: apt-get install iperf3)"
+
+    def run(self, scenario: Scenario) -> Run:
+        """Send as many bytes. Raise `IperfError`."""
+        made = run(
+            size=scenario.size,
+            channels=scenario.channels,
+            write_bytes=min(scenario.piece_bytes, WRITE_BYTES_MAX),
+            congestion=scenario.congestion,
+        )
+        return Run(bytes=made.bytes, seconds=made.seconds, cpu_s=made.cpu_s, congestion=made.congestion_control)
 
 
 def run(*, size: int, channels: int, write_bytes: int, congestion: str) -> IperfRun:

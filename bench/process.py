@@ -16,11 +16,13 @@ import os
 import select
 import subprocess
 import sys
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import uvloop
 
+from bench.errors import BenchError
 from bench.half import DestinationHalf, HalfSettings, SourceHalf
 from bench.machine import ROOT
 
@@ -28,21 +30,30 @@ ANSWER_DEADLINE_S = 900.0  # a terabyte at the rate of a slow link is not what t
 QUIT_DEADLINE_S = 10.0
 
 
-class HalfError(Exception):
+def environment(*before: Path) -> dict[str, str]:
+    """For a child that imports the benches, which are not installed: with -P nothing is found because it lies in the
+    current directory. What is in `before` is found first.
+    """
+    path = os.pathsep.join(filter(None, (*map(str, before), str(ROOT), os.environ.get("PYTHONPATH"))))
+    return os.environ | {"PYTHONPATH": path}
+
+
+class HalfError(BenchError):
     """A half's process failed; its own words are on stderr."""
 
 
 class HalfProcess:
-    """The parent's handle. Use it as a context manager; the process does not outlive it."""
+    """The parent's handle. Use it as a context manager; the process does not outlive it.
 
-    def __init__(self, role: str, settings: HalfSettings) -> None:
+    `library`: where the package `multifd` is taken from, if not from where it is installed.
+    """
+
+    def __init__(self, role: str, settings: HalfSettings, *, library: Path | None = None) -> None:
         self.role = role
         command = [sys.executable, "-P", "-m", "bench.process", role, json.dumps(dataclasses.asdict(settings))]
-        # The benches are not installed, and with -P nothing is found because it lies in the current directory.
-        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
-            env=os.environ | {"PYTHONPATH": path},
+            env=environment(*filter(None, (library,))),
         )  # fmt: skip
 
     def __enter__(self) -> Self:

@@ -15,23 +15,23 @@ import json
 import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
-from bench import machine
+from bench import machine, namespace
+from bench.contender import Contender, alternate
+from bench.errors import BenchError
 from bench.machine import ROOT
+from bench.result import Result, Run
+from bench.scenario import GUEST_RAM, LOOPBACK, Scenario
 from multifd.cli.sizes import format_bytes
-from multifd.limits import MIB
+from multifd.limits import KIB, MIB
 from multifd.testing.binaries import QemuBinary, QemuError, find_binaries
 from multifd.testing.qemu import Machine, Qemu
 from multifd.testing.settings import MigrationSettings
@@ -40,12 +40,11 @@ STOCK, RECEIVE, SEND = "stock to stock", "stock to ours", "ours to stock"
 DEADLINE_S = 300.0
 TMPFS = Path("/dev/shm")
 """The bench is about memory: a file anywhere else would measure a disk."""
-_CONGESTION = Path("/proc/sys/net/ipv4/tcp_congestion_control")
-_INSIDE = "MULTIFD_BENCH_NAMESPACE"
+_PACKET_BYTES = 512 * KIB  # QEMU's own, whatever the options
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
-class QemuBenchError(Exception):
+class QemuBenchError(BenchError):
     """The measurement can't be made, or gave a wrong result."""
 
 
@@ -59,71 +58,58 @@ class Plan:
     compression: str = "none"
     congestion: str = "cubic"
     version: str = ""
+    link: str = LOOPBACK
+
+    def scenario(self) -> Scenario:
+        """The only one."""
+        return Scenario(
+            work=GUEST_RAM,
+            size=self.size,
+            channels=self.channels,
+            piece_bytes=_PACKET_BYTES,
+            congestion=self.congestion,
+            compression=self.compression,
+            link=self.link,
+        )
 
 
-@dataclass
-class Column:
-    """What was measured of one pair."""
-
-    seconds: list[float] = field(default_factory=list)
-    cpu_s: list[float] = field(default_factory=list)
-    commit_share: list[float] = field(default_factory=list)
-    """Of the guest's stop: what had to happen before SHUT 0 (ours as destination)."""
-
-    def to_json(self, size: int) -> dict[str, Any]:
-        """Medians and spread."""
-        rates = [size / 1e9 / each for each in self.seconds]
-        found: dict[str, Any] = {
-            "gbytes_per_s": round(statistics.median(rates), 3),
-            "gbytes_per_s_min": round(min(rates), 3),
-            "gbytes_per_s_max": round(max(rates), 3),
-            "cpu_s_per_gb": round(statistics.median(self.cpu_s) / (size / 1e9), 4),
-            "seconds": [round(each, 3) for each in self.seconds],
-        }
-        if self.commit_share:
-            found["commit_share_of_stop"] = round(statistics.median(self.commit_share), 3)
-        return found
-
-
-def local(plan: Plan, *, as_json: bool) -> int:
-    """Run it on this machine. Returns the exit status."""
-    namespace = _enter_namespace(plan.congestion)
+def local(plan: Plan) -> Result:
+    """Run it on this machine. Raise `BenchError`."""
+    own = namespace.enter(plan.congestion, plan.link)
     facts = machine.describe()
     binary = _choose(plan.version)
-    folder = Path(tempfile.mkdtemp(prefix="multifd-bench-", dir=TMPFS))
-    try:
-        _check_room(plan.size)
-        columns = asyncio.run(_Bench(plan, binary, folder).run())
-    except QemuError as error:
-        raise QemuBenchError(str(error)) from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    result = _result(plan, binary, facts, columns, namespace=namespace)
-    _show(result, as_json=as_json)
-    return 0
-
-
-def _enter_namespace(congestion: str) -> bool:
-    """A network namespace of our own whose loopback has this congestion control; false if it is the system's anyway.
-
-    unshare(2) has no function in Python 3.11: the bench starts itself again under the program of that name.
-    """
-    if os.environ.get(_INSIDE):
-        subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-        for local in ("127.0.0.0/8", "127.0.0.1"):  # by route: a namespace may not choose it for all
-            route = f"route change table local local {local} dev lo src 127.0.0.1 scope host congctl {congestion}"
-            subprocess.run(["ip", *route.split()], check=True)
-        return True
-    own = _CONGESTION.read_text(encoding="utf-8").strip()
-    if own == congestion:
-        return False
-    if os.geteuid() == 0 and shutil.which("unshare") and shutil.which("ip"):
-        command = ["unshare", "--net", sys.executable, "-m", "bench", *sys.argv[1:]]
-        os.execvpe(command[0], command, os.environ | {_INSIDE: "1"})
-    raise QemuBenchError(
-        f"the system's congestion control is {own} and QEMU can't choose {congestion}: run as root with unshare and ip "
-        f"installed, or measure with --congestion {own}"
+    _check_room(plan.size)
+    scenario = plan.scenario()
+    with tempfile.TemporaryDirectory(prefix="multifd-bench-", dir=TMPFS) as folder:
+        bench = _Bench(plan, binary, Path(folder))
+        pairs = [(scenario, contender) for contender in bench.contenders()]
+        series = alternate(pairs, repeat=plan.repeat, warm_up=1)
+    share = statistics.median(bench.commit_shares[1:])  # without the round that warmed up
+    return Result(
+        machine=facts,
+        ours=(RECEIVE, SEND),
+        series=series,
+        conditions={
+            "QEMU": binary.text,
+            "guest RAM": "random bytes in files on tmpfs, populated at both ends; the guest is stopped",
+            "network": "a namespace of the bench's own" if own else "the system's own loopback",
+        },
+        findings=(
+            "every run of ours verified by SHA-256",
+            f"{RECEIVE}: what comes before SHUT 0 is {share:.0%} of the guest's stop",
+            f"{SEND}: processor time has the start of our process in it",
+        ),
     )
+
+
+def unable(plan: Plan) -> str | None:
+    """Why it can't be run here, with what to do about it; None if it can."""
+    try:
+        _choose(plan.version)
+        _check_room(plan.size)
+    except QemuBenchError as error:
+        return str(error)
+    return None
 
 
 def _choose(version: str) -> QemuBinary:
@@ -142,32 +128,35 @@ def _check_room(size: int) -> None:
         raise QemuBenchError(f"{format_bytes(needed)} of memory on {TMPFS} are needed: choose a smaller --size")
 
 
+class _Pair(Contender):
+    def __init__(self, name: str, once: Callable[[], Coroutine[Any, Any, tuple[float, float]]]) -> None:
+        self.name = name
+        self._once = once
+
+    def run(self, scenario: Scenario) -> Run:
+        try:
+            seconds, cpu_s = asyncio.run(self._once())
+        except QemuError as error:
+            raise QemuBenchError(str(error)) from error
+        return Run(bytes=scenario.size, seconds=seconds, cpu_s=cpu_s, congestion=scenario.congestion)
+
+
 class _Bench:
     def __init__(self, plan: Plan, binary: QemuBinary, folder: Path) -> None:
         self._plan = plan
         self._binary = binary
         self._folder = folder
-        self._columns = {name: Column() for name in (STOCK, RECEIVE, SEND)}
         self._settings = MigrationSettings(channels=plan.channels, compression=plan.compression)
-        self._digest = ""
         self._saved = folder / "saved"
+        self._digest = self._fill(folder / "source")
+        self.commit_shares: list[float] = []
+        """Of the guest's stop, run by run: what had to happen before SHUT 0 (ours as destination)."""
 
-    async def run(self) -> dict[str, Column]:
-        """All pairs once before any comes twice, so that drift hits all alike; the first round only warms up."""
-        self._fill(self._folder / "source")
-        for number in range(self._plan.repeat + 1):
-            for name, once in ((STOCK, self._stock), (RECEIVE, self._receive), (SEND, self._send)):
-                seconds, cpu_s = await once()
-                rate = self._plan.size / 1e9 / seconds
-                print(f"{name}, run {number or 'to warm up'}: {rate:.2f} GB/s", file=sys.stderr)
-                if number:
-                    self._columns[name].seconds.append(seconds)
-                    self._columns[name].cpu_s.append(cpu_s)
-                else:
-                    self._columns[name].commit_share.clear()
-        return self._columns
+    def contenders(self) -> tuple[_Pair, ...]:
+        """In this order: what ours sends is what it received before."""
+        return _Pair(STOCK, self._stock), _Pair(RECEIVE, self._receive), _Pair(SEND, self._send)
 
-    def _fill(self, memory: Path) -> None:
+    def _fill(self, memory: Path) -> str:
         digest = hashlib.sha256()
         random = np.random.default_rng(1)
         with memory.open("wb") as file:
@@ -175,7 +164,7 @@ class _Bench:
                 piece = random.bytes(64 * MIB)
                 digest.update(piece)
                 file.write(piece)
-        self._digest = digest.hexdigest()
+        return digest.hexdigest()
 
     @contextlib.asynccontextmanager
     async def _qemu(self, *, incoming: bool) -> AsyncIterator[Qemu]:
@@ -210,7 +199,7 @@ class _Bench:
         stored = next(block["sha256"] for block in report["blocks"] if block["name"] == "m")
         if stored != self._digest:
             raise QemuBenchError(f"what was received has the digest {stored}, not {self._digest}")
-        self._columns[RECEIVE].commit_share.append(report["commit_share"])
+        self.commit_shares.append(report["commit_share"])
         return seconds, cpu_s
 
     async def _send(self) -> tuple[float, float]:
@@ -278,49 +267,3 @@ def _cpu_s(pid: int) -> float:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _result(
-    plan: Plan, binary: QemuBinary, facts: dict[str, Any], columns: dict[str, Column], *, namespace: bool
-) -> dict[str, Any]:
-    pairs = {name: column.to_json(plan.size) for name, column in columns.items()}
-    stock = pairs[STOCK]["gbytes_per_s"]
-    return {
-        "scenario": "qemu",
-        "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "qemu": binary.text,
-        "size_bytes": plan.size,
-        "channels": plan.channels,
-        "compression": plan.compression,
-        "congestion_control": plan.congestion,
-        "own_network_namespace": namespace,
-        "repeat": plan.repeat,
-        "machine": facts,
-        "pairs": pairs,
-        "receive_over_stock": round(pairs[RECEIVE]["gbytes_per_s"] / stock, 3),
-        "send_over_stock": round(pairs[SEND]["gbytes_per_s"] / stock, 3),
-        "verified": True,
-    }
-
-
-def _show(result: dict[str, Any], *, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(result, indent=2))
-        return
-    facts = result["machine"]
-    console = Console(highlight=False, soft_wrap=True)
-    busy = "idle" if facts["idle_before"] else f"NOT IDLE: {facts['busy_cores_before']} processors busy"
-    console.print(
-        f"{format_bytes(result['size_bytes'])} of random RAM on tmpfs, populated at both ends, {result['channels']} "
-        f"channels, {result['compression']}, {result['congestion_control']}, QEMU {result['qemu']}\n"
-        f"{facts['cpus']} x {facts['cpu_model']}, Linux {facts['kernel']}; before the runs it was {busy}; "
-        f"commit {facts['commit']}; medians of {result['repeat']}, alternating; every run verified by SHA-256"
-    )
-    table = Table("pair", "GB/s", "from", "to", "CPU s/GB", "to stock")
-    for name, pair in result["pairs"].items():
-        ratio = pair["gbytes_per_s"] / result["pairs"][STOCK]["gbytes_per_s"]
-        cells = [f"{pair[key]:.2f}" for key in ("gbytes_per_s", "gbytes_per_s_min", "gbytes_per_s_max", "cpu_s_per_gb")]
-        table.add_row(name, *cells, f"{ratio:.2f}")
-    console.print(table)
-    share = result["pairs"][RECEIVE]["commit_share_of_stop"]
-    console.print(f"ours as the destination: what comes before SHUT 0 is {share:.0%} of the guest's stop")

@@ -1,76 +1,80 @@
-"""Shows a result: a plain table for people, or one JSON object for programs. Measures nothing."""
+"""Shows a result in a terminal: what it depends on, one table, the ratios. Measures nothing."""
 
 from __future__ import annotations
-
-import json
-import sys
-from collections.abc import Mapping
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from bench.result import Ratio, Result, Series
 from multifd.cli.sizes import format_bytes
+from multifd.limits import MIB
+
+HEADINGS = ("scenario", "who", "GB/s", "least", "most", "CPU s/GB", "peak MiB", "runs")
+"""Of the columns that `cells` fills; the first two are words."""
+
+_WIDTH = 200  # whatever the terminal's: a name that is cut off names nothing
 
 
-def show(result: dict[str, Any], baselines: Mapping[str, str], *, as_json: bool) -> None:
-    """Write `result` to stdout. `baselines`: key in it → name for people."""
-    if as_json:
-        json.dump(result, sys.stdout, indent=2)
-        sys.stdout.write("\n")
-        return
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(_head(result))
-    console.print(_table(result, baselines))
-    for key, name in baselines.items():
-        if (ratio := result[f"ratio_to_{key}"]) is not None:
-            console.print(f"best of ours over best of {name} (medians): {ratio:.2f}")
-    if result["verified"]:
-        console.print("every run verified: the digest of what arrived is that of what was sent")
-    if result["side"] != "both":
-        console.print(f"processor time is the {result['side']}'s alone")
+def show(result: Result) -> None:
+    """Write `result` to stdout for people. The table comes last but for what is found from it."""
+    console = Console(highlight=False, soft_wrap=True, width=_WIDTH)
+    for line in head(result):
+        console.print(line, markup=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for number, heading in enumerate(HEADINGS):
+        table.add_column(heading, justify="left" if number < 2 else "right")
+    for row in rows(result):
+        table.add_row(*row)
+    console.print(table)
+    for line in (*map(ratio_words, result.ratios()), *result.findings):
+        console.print(line, markup=False)
 
 
-def _head(result: dict[str, Any]) -> str:
-    """Scenario, machine, commit and command: what a figure is worth nothing without."""
-    facts = result["machine"]
+def head(result: Result) -> list[str]:
+    """Machine, commit, command, conditions: what a figure is worth nothing without."""
+    facts = result.machine
     busy = "idle" if facts["idle_before"] else f"NOT IDLE: {facts['busy_cores_before']} processors busy"
-    here = "this machine" if result["side"] == "both" else f"this machine, the {result['side']}"
-    link = "TCP loopback" if result["side"] == "both" else f"TCP, {result['address']}"
-    return "\n".join(
-        (
-            f"{result['scenario']}: {format_bytes(result['size_bytes'])} of random bytes, memory to memory, {link}, "
-            f"slots of {format_bytes(result['slot_bytes'])}, {result['repeat']} runs each",
-            f"{here}: {facts['cpus']} x {facts['cpu_model']}, {format_bytes(facts['memory_bytes'])}, "
-            f"Linux {facts['kernel']}, Python {facts['python']}; before the runs it was {busy} "
-            f"(load {facts['load_average']:.2f})",
-            f"memory pages: {result['page_size']}; system's congestion control: {facts['congestion_control_default']}",
-            f"commit {facts['commit']}; {' '.join(result['command'])}",
-        )
+    return [
+        f"{facts['cpus']} x {facts['cpu_model']}, {format_bytes(facts['memory_bytes'])}, Linux {facts['kernel']}, "
+        f"Python {facts['python']}; before the runs it was {busy} (load {facts['load_average']:.2f})",
+        f"system's congestion control: {facts['congestion_control_default']}; "
+        f"transparent huge pages: {facts['transparent_huge_pages']}",
+        *(f"{name}: {words}" for name, words in result.conditions.items()),
+        *(f"{name} is LEFT OUT: {reason}" for name, reason in result.left_out.items()),
+        f"commit {facts['commit']}, {result.when}; {' '.join(result.command)}",
+    ]
+
+
+def rows(result: Result) -> list[tuple[str, ...]]:
+    """One for each series, scenario by scenario, whose name stands once."""
+    found = []
+    for scenario in dict.fromkeys(series.scenario for series in result.series):
+        members = [series for series in result.series if series.scenario == scenario]
+        found += [("" if number else scenario.name, *_cells(series)) for number, series in enumerate(members)]
+    return found
+
+
+def _cells(series: Series) -> tuple[str, ...]:
+    rate, peak = series.gbytes_per_s, series.peak_bytes
+    return (
+        series.contender,
+        *(_three_digits(each) for each in (rate.median, rate.least, rate.most)),
+        f"{series.cpu_s_per_gb.median:.3f}",
+        "" if peak is None else f"{peak.median / MIB:.0f}",
+        str(len(series.runs)),
     )
 
 
-def _table(result: dict[str, Any], baselines: Mapping[str, str]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    table.add_column("channels", justify="right")
-    table.add_column("who")
-    for heading in ("GB/s", "min", "max", "CPU s/GB"):
-        table.add_column(heading, justify="right")
-    table.add_column("congestion")
-    table.add_column("ours to it", justify="right")
-    for channels, ours in result["channels"].items():
-        table.add_row(channels, "multifd", *_cells(ours), "")
-        for key, name in baselines.items():
-            if ours[key] is not None:
-                table.add_row(channels, name, *_cells(ours[key]), f"{ours[f'ratio_to_{key}']:.2f}")
-    return table
+def _three_digits(rate: float) -> str:
+    """`5.12`, and of a slow link `0.0118`."""
+    return f"{rate:.2f}" if rate >= 1 else f"{rate:.3g}"
 
 
-def _cells(column: dict[str, Any]) -> tuple[str, ...]:
+def ratio_words(ratio: Ratio) -> str:
+    """One sentence."""
+    counts = ", ".join(f"{channels}ch {value:.2f}" for channels, value in ratio.by_channels.items())
+    by_channels = f" ({counts})" if len(ratio.by_channels) > 1 else ""
     return (
-        f"{column['gbytes_per_s']:.2f}",
-        f"{column['gbytes_per_s_min']:.2f}",
-        f"{column['gbytes_per_s_max']:.2f}",
-        f"{column['cpu_s_per_gb']:.3f}",
-        column["congestion_control"],
+        f"{ratio.ours} over {ratio.other}, best of each (medians): {ratio.best:.2f}{by_channels}, "
+        f"with {ratio.cpu:.2f} of its processor time per GB"
     )

@@ -7,31 +7,30 @@ halves are on two hosts: give both the same --size, --channels and --repeat; the
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import statistics
-import sys
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import tempfile
+from collections.abc import Coroutine, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import uvloop
 
-from bench import c_limit, iperf, machine, report
-from bench.half import DestinationHalf, HalfRun, HalfSettings, SourceHalf
-from bench.process import HalfError, HalfProcess
+from bench import machine
+from bench.c_limit import CLimit
+from bench.contender import Contender, alternate, tell, who_runs
+from bench.errors import BenchError
+from bench.half import DestinationHalf, HalfSettings, SourceHalf
+from bench.iperf import Iperf
+from bench.ours import NAME, Ours, run_of, verify
+from bench.result import Result, Run, Series
+from bench.scenario import LOOPBACK, MEMORY, Scenario
 from multifd.cli.sizes import format_bytes
 from multifd.errors import MultifdError
 from multifd.limits import MIB
 
 SPARE_BYTES = 512 * MIB  # memory that a run needs beside both halves' own
-BASELINES = {"c_limit": "C limit", "iperf3": "iperf3"}
-"""Their names in JSON and for people."""
-
-
-class BenchError(Exception):
-    """The measurement can't be made, or gave a wrong result."""
+POPULATED = "filled with random bytes and populated on both sides before the clock starts"
+VERIFIED = "every run verified: the digest of what arrived is that of what was sent"
 
 
 @dataclass(frozen=True)
@@ -41,217 +40,115 @@ class Plan:
     settings: HalfSettings
     channels: tuple[int, ...]
     repeat: int
+    link: str = LOOPBACK
 
-    def runs(self) -> list[int]:
-        """The channel count of each run; all counts come once before any comes twice, so that drift hits all alike."""
-        return [channels for _round in range(self.repeat) for channels in self.channels]
-
-
-@dataclass
-class Column:
-    """What was measured with one channel count."""
-
-    gbytes_per_s: list[float] = field(default_factory=list)
-    cpu_s_per_gb: list[float] = field(default_factory=list)
-    congestion_control: str = ""
-
-    def add(self, *, size: int, seconds: float, cpu_s: float, congestion_control: str) -> None:
-        """One run: `size` bytes in `seconds`."""
-        self.gbytes_per_s.append(size / 1e9 / seconds)
-        self.cpu_s_per_gb.append(cpu_s / (size / 1e9))
-        self.congestion_control = congestion_control
-
-    def to_json(self) -> dict[str, Any]:
-        """Medians, and the spread of the throughput."""
-        return {
-            "gbytes_per_s": round(statistics.median(self.gbytes_per_s), 3),
-            "gbytes_per_s_min": round(min(self.gbytes_per_s), 3),
-            "gbytes_per_s_max": round(max(self.gbytes_per_s), 3),
-            "cpu_s_per_gb": round(statistics.median(self.cpu_s_per_gb), 4),
-            "congestion_control": self.congestion_control,
-            "runs": [round(rate, 3) for rate in self.gbytes_per_s],
-        }
+    def scenarios(self) -> list[Scenario]:
+        """One for each channel count."""
+        settings = self.settings
+        return [
+            Scenario(
+                work=MEMORY,
+                size=settings.size,
+                channels=channels,
+                piece_bytes=settings.slot_bytes,
+                congestion=settings.congestion,
+                link=self.link,
+            )
+            for channels in self.channels
+        ]
 
 
-@dataclass
-class Measured:
-    """One column for each channel count, ours and by baseline; those of a baseline that was not run are absent."""
+class Beside(Contender):
+    """Another's place beside ours, if there is memory for both."""
 
-    ours: dict[int, Column] = field(default_factory=dict)
-    baselines: dict[str, dict[int, Column]] = field(default_factory=dict)
+    def __init__(self, other: Contender) -> None:
+        self.name = other.name
+        self._other = other
+
+    def unable(self, scenario: Scenario) -> str | None:
+        """Room for four memories is needed: those of our halves stay while the other runs."""
+        if machine.memory_available() < 4 * scenario.size + SPARE_BYTES:
+            return "there is no memory for it beside ours: choose a smaller --size"
+        return self._other.unable(scenario)
+
+    def run(self, scenario: Scenario) -> Run:
+        """As the other does."""
+        return self._other.run(scenario)
 
 
-AddBaseline = Callable[[int, Column], None]
-"""Runs a baseline once with so many channels."""
-
-
-def local(plan: Plan, *, as_json: bool) -> int:
-    """Both halves as processes of this machine, with iperf3 in between. Returns the exit status."""
-    _check_memory(plan.settings, halves=2)
+def local(plan: Plan, others: Iterable[Contender] = ()) -> Result:
+    """Both halves as processes of this machine, alternating with the baselines and `others`. Raise `BenchError`."""
+    check_memory(plan.settings, halves=2)
     facts = machine.describe()
-    _check_congestion(plan.settings, facts)
-    measured = Measured()
-    try:
-        with (
-            _baselines(plan) as baselines,
-            HalfProcess("source", plan.settings) as source,
-            HalfProcess("destination", plan.settings) as destination,
-        ):
-            memory = [half.answer() for half in (source, destination)]
-            if memory[0]["digest"] != memory[1]["digest"]:
-                raise BenchError("the halves do not make the same bytes from the same seed")
-            destination.ask({"open": "tcp://127.0.0.1:0"})
-            address = destination.answer()["address"]
-            for channels in plan.runs():
-                _run_ours(plan, source, destination, address, channels, measured)
-                for name, add in baselines.items():
-                    column = measured.baselines.setdefault(name, {}).setdefault(channels, Column())
-                    add(channels, column)
-                    _tell(f"{BASELINES[name]}, {channels} channels: {column.gbytes_per_s[-1]:.2f} GB/s")
-    except (HalfError, iperf.IperfError, c_limit.CLimitError) as error:
-        raise BenchError(str(error)) from error
-    pages = [half["pages"] for half in memory]
-    report.show(result(plan, "both", address, facts, pages, measured), BASELINES, as_json=as_json)
-    return 0
+    check_congestion(plan.settings, facts)
+    ours = Ours(plan.settings)
+    with tempfile.TemporaryDirectory(prefix="multifd-bench-") as folder:
+        contenders = (ours, Beside(CLimit(Path(folder))), Iperf(), *map(Beside, others))
+        pairs, left_out = who_runs(contenders, plan.scenarios())
+        series = alternate(pairs, repeat=plan.repeat)
+    conditions = {"memory": POPULATED, "pages": ours.pages}
+    return Result(
+        machine=facts, ours=(NAME,), series=series, conditions=conditions, left_out=left_out, findings=(VERIFIED,)
+    )
 
 
-def listen(plan: Plan, address: str, *, as_json: bool) -> int:
-    """The destination half alone, in this process, for a source on another host. Returns the exit status."""
-    _check_memory(plan.settings, halves=1)
+def listen(plan: Plan, address: str) -> Result:
+    """The destination half alone, in this process, for a source on another host. Raise `BenchError`."""
+    check_memory(plan.settings, halves=1)
     facts = machine.describe()
     half = DestinationHalf(plan.settings)
-    measured = Measured()
+    runs: dict[Scenario, list[Run]] = {scenario: [] for scenario in plan.scenarios()}
 
     async def serve() -> None:
-        _tell(f"listening at {await half.open(address)} for {len(plan.runs())} runs")
-        for channels in plan.runs():
-            run = await half.run()
-            verify(run)
-            _add(measured, plan, run, run.cpu_s, channels)
+        tell(f"listening at {await half.open(address)} for {plan.repeat * len(runs)} runs")
+        for _round in range(plan.repeat):
+            for scenario, made in runs.items():
+                run = await half.run()
+                verify(run)
+                made.append(run_of(run, scenario))
         await half.close()
 
     _in_loop(serve())
-    report.show(result(plan, "destination", address, facts, [half.pages], measured), BASELINES, as_json=as_json)
-    return 0
+    return _of_one_half("destination", facts, half, runs, findings=(VERIFIED,))
 
 
-def connect(plan: Plan, address: str, *, as_json: bool) -> int:
-    """The source half alone, in this process, to a destination on another host. Returns the exit status."""
-    _check_memory(plan.settings, halves=1)
+def connect(plan: Plan, address: str) -> Result:
+    """The source half alone, in this process, to a destination on another host. Raise `BenchError`."""
+    check_memory(plan.settings, halves=1)
     facts = machine.describe()
-    _check_congestion(plan.settings, facts)
+    check_congestion(plan.settings, facts)
     half = SourceHalf(plan.settings)
-    measured = Measured()
+    runs: dict[Scenario, list[Run]] = {scenario: [] for scenario in plan.scenarios()}
 
     async def send() -> None:
-        for channels in plan.runs():
-            run = await half.run(address, channels)
-            _add(measured, plan, run, run.cpu_s, channels)
+        for _round in range(plan.repeat):
+            for scenario, made in runs.items():
+                made.append(run_of(await half.run(address, scenario.channels), scenario))
 
     _in_loop(send())
-    report.show(result(plan, "source", address, facts, [half.pages], measured), BASELINES, as_json=as_json)
-    return 0
+    return _of_one_half("source", facts, half, runs, findings=())  # only the side that has the digest can verify
 
 
-def _run_ours(
-    plan: Plan, source: HalfProcess, destination: HalfProcess, address: str, channels: int, measured: Measured
-) -> None:
-    destination.ask({"run": None})
-    source.ask({"run": {"address": address, "channels": channels}})
-    sent, received = HalfRun(**source.answer()), HalfRun(**destination.answer())
-    verify(received)
-    _add(measured, plan, sent, sent.cpu_s + received.cpu_s, channels)
-
-
-def _run_c(program: Path, settings: HalfSettings, channels: int, column: Column) -> None:
-    run = c_limit.run(program, size=settings.size, channels=channels, congestion=settings.congestion)
-    column.add(size=settings.size, seconds=run.seconds, cpu_s=run.cpu_s, congestion_control=settings.congestion)
-
-
-def _run_iperf(settings: HalfSettings, channels: int, column: Column) -> None:
-    run = iperf.run(
-        size=settings.size,
-        channels=channels,
-        write_bytes=min(settings.slot_bytes, iperf.WRITE_BYTES_MAX),
-        congestion=settings.congestion,
+def _of_one_half(
+    role: str,
+    facts: dict[str, Any],
+    half: SourceHalf | DestinationHalf,
+    runs: dict[Scenario, list[Run]],
+    *,
+    findings: tuple[str, ...],
+) -> Result:
+    alone = f"processor time, peak memory and machine are the {role}'s alone"
+    return Result(
+        machine=facts,
+        ours=(NAME,),
+        series=tuple(Series(scenario, NAME, tuple(made)) for scenario, made in runs.items()),
+        conditions={"memory": POPULATED, "pages": half.pages, "side": alone},
+        findings=findings,
     )
-    column.add(size=run.bytes, seconds=run.seconds, cpu_s=run.cpu_s, congestion_control=run.congestion_control)
 
 
-@contextlib.contextmanager
-def _baselines(plan: Plan) -> Iterator[Mapping[str, AddBaseline]]:
-    """Those that this machine can run, by name; says which it can't."""
-    settings = plan.settings
-    found: dict[str, AddBaseline] = {}
-    with contextlib.ExitStack() as stack:
-        if c_limit.compiler() is None:
-            _tell("a C compiler is NOT INSTALLED: there is no C limit in what follows (Debian: apt-get install gcc)")
-        elif machine.memory_available() < 4 * settings.size + SPARE_BYTES:
-            _tell("there is NO MEMORY for the C limit beside ours: choose a smaller --size to have it in what follows")
-        else:
-            try:
-                program = stack.enter_context(c_limit.compiled())
-                found["c_limit"] = functools.partial(_run_c, program, settings)
-            except c_limit.CLimitError as error:
-                _tell(f"there is NO C LIMIT in what follows: {error}")
-        if iperf.path() is None:
-            _tell("iperf3 is NOT INSTALLED: it is not in what follows (Debian: apt-get install iperf3)")
-        else:
-            found["iperf3"] = functools.partial(_run_iperf, settings)
-        yield found
-
-
-def _add(measured: Measured, plan: Plan, run: HalfRun, cpu_s: float, channels: int) -> None:
-    if run.bytes != plan.settings.size:
-        raise BenchError(f"{run.bytes} bytes were moved, not {plan.settings.size}")
-    column = measured.ours.setdefault(channels, Column())
-    column.add(size=run.bytes, seconds=run.transfer_s, cpu_s=cpu_s, congestion_control=run.congestion_control)
-    _tell(f"multifd, {channels} channels: {column.gbytes_per_s[-1]:.2f} GB/s")
-
-
-def verify(run: HalfRun) -> None:
-    """Raise `BenchError` unless the destination found what it expected."""
-    if not run.verified:
-        raise BenchError("what arrived is not what was sent: the digests differ")
-
-
-def result(
-    plan: Plan, side: str, address: str, facts: dict[str, Any], pages: Sequence[str], measured: Measured
-) -> dict[str, Any]:
-    """Everything in one object of plain values. `side` says whose figures: both, source or destination."""
-    counts: dict[str, Any] = {}
-    for channels, column in measured.ours.items():
-        counts[str(channels)] = column.to_json()
-        for name in BASELINES:
-            theirs = measured.baselines.get(name, {}).get(channels)
-            counts[str(channels)][name] = None if theirs is None else theirs.to_json()
-            counts[str(channels)][f"ratio_to_{name}"] = None if theirs is None else _ratio([column], [theirs])
-    ratios: dict[str, float | None] = dict.fromkeys(f"ratio_to_{name}" for name in BASELINES)
-    for name, columns in measured.baselines.items():
-        ratios[f"ratio_to_{name}"] = _ratio(measured.ours.values(), columns.values())
-    return {
-        "scenario": "throughput",
-        "command": ["python", "-m", "bench", *sys.argv[1:]],
-        "side": side,
-        "address": address,
-        "size_bytes": plan.settings.size,
-        "slot_bytes": plan.settings.slot_bytes,
-        "repeat": plan.repeat,
-        "page_size": " and ".join(dict.fromkeys(pages)),
-        "verified": None if side == "source" else True,  # anything else has ended the measurement; a source can't say
-        "channels": counts,
-        **ratios,
-        "machine": facts,
-    }
-
-
-def _ratio(ours: Iterable[Column], theirs: Iterable[Column]) -> float:
-    """The best median of ours over the best of theirs."""
-    best = [max(statistics.median(column.gbytes_per_s) for column in columns) for columns in (ours, theirs)]
-    return round(best[0] / best[1], 3)
-
-
-def _check_memory(settings: HalfSettings, *, halves: int) -> None:
+def check_memory(settings: HalfSettings, *, halves: int) -> None:
+    """Raise `BenchError` unless there is room for so many."""
     needed, there = halves * settings.size + SPARE_BYTES, machine.memory_available()
     if needed > there:
         raise BenchError(
@@ -259,7 +156,8 @@ def _check_memory(settings: HalfSettings, *, halves: int) -> None:
         )
 
 
-def _check_congestion(settings: HalfSettings, facts: dict[str, Any]) -> None:
+def check_congestion(settings: HalfSettings, facts: dict[str, Any]) -> None:
+    """Raise `BenchError` unless the kernel has it."""
     available = facts["congestion_control_available"]
     if settings.congestion not in available:
         raise BenchError(
@@ -272,8 +170,3 @@ def _in_loop(work: Coroutine[Any, Any, None]) -> None:
         uvloop.run(work)
     except (MultifdError, OSError) as error:
         raise BenchError(str(error)) from error
-
-
-def _tell(words: str) -> None:
-    """Progress, beside the result."""
-    print(words, file=sys.stderr, flush=True)

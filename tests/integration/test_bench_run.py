@@ -46,17 +46,17 @@ def test_measures_ours_and_the_baselines() -> None:
     )
     assert done.returncode == 0, done.stderr
     result = read(done.stdout)
-    baselines = {"iperf3": shutil.which("iperf3") is not None, "c_limit": c_limit.compiler() is not None}
-    assert result["verified"] is True
-    assert list(result["channels"]) == ["1", "2"]
-    for column in result["channels"].values():
-        assert column["gbytes_per_s"] > 0
-        assert column["cpu_s_per_gb"] > 0
-        assert column["congestion_control"] == "reno"
-        for name, there in baselines.items():
-            assert (column[name] is not None) == there
-            assert (column[f"ratio_to_{name}"] is not None) == there
-    assert done.stderr.count("NOT INSTALLED") == list(baselines.values()).count(False)
+    there = {"multifd": True, "C limit": c_limit.compiler() is not None, "iperf3": shutil.which("iperf3") is not None}
+    assert any("verified" in finding for finding in result["findings"])
+    assert sorted(result["left_out"]) == sorted(name for name, found in there.items() if not found)
+    assert done.stderr.count("LEFT OUT") == len(result["left_out"])
+    assert [(series["scenario"]["channels"], series["contender"]) for series in result["series"]] == [
+        (channels, name) for channels in (1, 2) for name, found in there.items() if found
+    ]
+    for series in result["series"]:
+        assert series["gbytes_per_s"]["least"] > 0
+        assert series["cpu_s_per_gb"]["least"] > 0
+        assert {run["congestion"] for run in series["runs"]} == {"reno"}
 
 
 @pytest.mark.slow
@@ -85,6 +85,8 @@ def test_measures_between_two_commands() -> None:
             listening.kill()
     assert (done.returncode, listening.returncode) == (0, 0), done.stderr + errors
     sent, received = read(done.stdout), read(output)
-    assert (sent["side"], sent["verified"]) == ("source", None)
-    assert (received["side"], received["verified"]) == ("destination", True)
-    assert sent["channels"]["2"]["gbytes_per_s"] > 0
+    assert (sent["findings"], len(received["findings"])) == ([], 1)  # only one side can verify
+    for side in (sent, received):
+        [series] = side["series"]
+        assert series["gbytes_per_s"]["least"] > 0
+        assert series["scenario"]["link"] == "network"

@@ -1,38 +1,27 @@
-"""Throughput: how runs are ordered, what is made of their figures, and what is shown. No process is started here."""
+"""Throughput: its scenarios and options, and what is refused before anything is allocated. No process is started."""
 
 from __future__ import annotations
 
-import json
-from typing import Any
+from pathlib import Path
 
 import pytest
+from bench_results import SCENARIO
 
 from bench import __main__ as command
-from bench import machine, report, throughput
-from bench.half import HalfSettings
+from bench import machine, throughput
+from bench.c_limit import CLimit
+from bench.errors import BenchError
+from bench.half import HalfRun, HalfSettings
+from bench.ours import run_of, verify
 from multifd.limits import GIB, KIB, MIB
 
 PLAN = throughput.Plan(HalfSettings(size=GIB, slot_bytes=512 * KIB, congestion="cubic"), channels=(1, 4), repeat=3)
 
 
-def measured(*, with_iperf3: bool = True) -> throughput.Measured:
-    """Three runs each, of a gigabyte: ours at 4 5 9 and 8 10 20 GB/s, iperf3's at 8 and 12.5."""
-    made = throughput.Measured()
-    for channels, rates in ((1, (5.0, 4.0, 9.0)), (4, (20.0, 8.0, 10.0))):
-        made.ours[channels] = throughput.Column()
-        for rate in rates:
-            made.ours[channels].add(size=10**9, seconds=1 / rate, cpu_s=0.25, congestion_control="cubic")
-        if with_iperf3:
-            column = made.baselines.setdefault("iperf3", {}).setdefault(channels, throughput.Column())
-            theirs = 8.0 if channels == 1 else 12.5
-            column.add(size=10**9, seconds=1 / theirs, cpu_s=0.125, congestion_control="cubic")
-    return made
-
-
-def result(side: str = "both", *, with_iperf3: bool = True) -> dict[str, Any]:
-    pages = ["huge pages, 2 MiB"] * 2
-    facts = machine.describe()
-    return throughput.result(PLAN, side, "tcp://192.0.2.1:7", facts, pages, measured(with_iperf3=with_iperf3))
+def half(*, size: int = GIB, verified: bool | None = True) -> HalfRun:
+    return HalfRun(
+        elapsed_s=1, transfer_s=0.5, cpu_s=0.25, bytes=size, congestion_control="cubic", peak_bytes=7, verified=verified
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -41,69 +30,34 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "SAMPLE_S", 0)
 
 
-def test_counts_alternate() -> None:
-    """Every channel count runs once before any runs twice."""
-    assert PLAN.runs() == [1, 4, 1, 4, 1, 4]
+def test_each_channel_count_is_a_scenario() -> None:
+    """They differ in nothing else."""
+    first, second = PLAN.scenarios()
+    assert first == SCENARIO
+    assert (second.channels, second.family) == (4, first.family)
 
 
-def test_figures_are_medians_with_their_spread() -> None:
-    """Each count has median, least and most, processor time per GB of both sides, and every run."""
-    ours = result()["channels"]["1"]
-    assert (ours["gbytes_per_s"], ours["gbytes_per_s_min"], ours["gbytes_per_s_max"]) == (5, 4, 9)
-    assert (ours["cpu_s_per_gb"], ours["congestion_control"]) == (0.25, "cubic")
-    assert ours["runs"] == [5, 4, 9]
-
-
-def test_ratios_compare_medians() -> None:
-    """Each count is compared with iperf3's same count, and the best of all counts with the best of iperf3's."""
-    made = result()
-    assert (made["channels"]["1"]["ratio_to_iperf3"], made["channels"]["4"]["ratio_to_iperf3"]) == (0.625, 0.8)
-    assert made["ratio_to_iperf3"] == 0.8
-
-
-def test_without_iperf3_there_is_no_ratio() -> None:
-    """Nothing is made up for a baseline that was not run."""
-    made = result(with_iperf3=False)
-    assert (made["ratio_to_iperf3"], made["channels"]["1"]["iperf3"]) == (None, None)
-    assert (made["ratio_to_c_limit"], made["channels"]["1"]["c_limit"]) == (None, None)
-
-
-def test_a_source_alone_claims_no_verification() -> None:
-    """Only the side that has the digest says that it is right."""
-    assert [result(side)["verified"] for side in ("both", "destination", "source")] == [True, True, None]
-
-
-def test_json_is_one_object(capsys: pytest.CaptureFixture[str]) -> None:
-    """With --json stdout is the result and nothing else, with the machine and the command in it."""
-    made = result()
-    report.show(made, throughput.BASELINES, as_json=True)
-    assert json.loads(capsys.readouterr().out) == made
-    assert {"cpus", "kernel", "congestion_control_default", "idle_before", "commit"} <= set(made["machine"])
-    assert {"command", "page_size", "size_bytes", "slot_bytes"} <= set(made)
-
-
-@pytest.mark.parametrize("side", ["both", "source"])
-def test_table_has_every_figure(capsys: pytest.CaptureFixture[str], side: str) -> None:
-    """The table shows ours and iperf3's for each count, whole, whatever the width of the terminal."""
-    report.show(result(side), throughput.BASELINES, as_json=False)
-    lines = capsys.readouterr().out.splitlines()
-    rows = [line.split() for line in lines if "multifd" in line or "iperf3  " in line]
-    assert ["1", "multifd", "5.00", "4.00", "9.00", "0.250", "cubic"] in rows
-    assert ["4", "iperf3", "12.50", "12.50", "12.50", "0.125", "cubic", "0.80"] in rows
-    assert any("every run verified" in line for line in lines) == (side == "both")
-    assert any("processor time is the source's alone" in line for line in lines) == (side == "source")
+def test_a_run_is_what_the_half_saw() -> None:
+    """Time is that of the transfer; a run of another size, or one that is not verified, ends the bench."""
+    made = run_of(half(), SCENARIO)
+    assert (made.bytes, made.seconds, made.cpu_s, made.congestion, made.peak_bytes) == (GIB, 0.5, 0.25, "cubic", 7)
+    with pytest.raises(BenchError, match="bytes were moved, not"):
+        run_of(half(size=GIB - 1), SCENARIO)
+    for verified in (False, None):
+        with pytest.raises(BenchError, match="digests differ"):
+            verify(half(verified=verified))
 
 
 def test_options_are_read() -> None:
-    """Sizes, counts and addresses are what they say."""
+    """Sizes, counts and addresses are what they say; a count that comes twice is one."""
     chosen = command.parser().parse_args(
-        ["throughput", "--size", "64MiB", "--channels", "1, 2,4", "--slot", "1MiB", "--connect", "tcp://192.0.2.1:7"]
+        ["throughput", "--size", "64MiB", "--channels", "1, 2,4,2", "--slot", "1MiB", "--connect", "192.0.2.1"]
     )
     assert (chosen.size, chosen.channels, chosen.slot, chosen.connect) == (
         64 * MIB,
         (1, 2, 4),
         MIB,
-        "tcp://192.0.2.1:7",
+        "tcp://192.0.2.1:5202",
     )
 
 
@@ -117,8 +71,10 @@ def test_options_are_read() -> None:
         ["--channels", "65"],
         ["--slot", "5MiB"],
         ["--repeat", "0"],
+        ["--link", "1mbit"],
         ["--connect", "here:port"],
         ["--connect", "tcp://192.0.2.1:7", "--listen", "tcp://192.0.2.1:7"],
+        ["--connect", "tcp://192.0.2.1:7", "--link", "1gbit"],
     ],
 )
 def test_wrong_options_are_refused(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -132,12 +88,18 @@ def test_wrong_options_are_refused(wrong: list[str], capsys: pytest.CaptureFixtu
 def test_too_little_memory_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """A size that does not fit twice is refused before anything is allocated."""
     monkeypatch.setattr(machine, "memory_available", lambda: 2 * GIB)
-    with pytest.raises(throughput.BenchError, match=r"needs 2.5 GiB of memory, 2 GiB are available"):
-        throughput.local(PLAN, as_json=True)
+    with pytest.raises(BenchError, match=r"needs 2.5 GiB of memory, 2 GiB are available"):
+        throughput.local(PLAN)
+
+
+def test_a_baseline_without_room_is_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What moves memory of its own needs room for it beside ours."""
+    monkeypatch.setattr(machine, "memory_available", lambda: 4 * GIB)
+    assert "choose a smaller --size" in str(throughput.Beside(CLimit(tmp_path)).unable(SCENARIO))
 
 
 def test_unknown_congestion_control_is_told() -> None:
     """A congestion control that the kernel does not have is refused, with those that it has."""
     plan = throughput.Plan(HalfSettings(size=1, slot_bytes=1, congestion="carrier-pigeon"), channels=(1,), repeat=1)
-    with pytest.raises(throughput.BenchError, match=r"carrier-pigeon is not among .*reno"):
-        throughput.local(plan, as_json=True)
+    with pytest.raises(BenchError, match=r"carrier-pigeon is not among .*reno"):
+        throughput.local(plan)
