@@ -22,6 +22,7 @@ from multifd.engine.transport import (
     tune,
 )
 from multifd.errors import TransportError
+from multifd.limits import MIB
 
 WAIT_S = 5.0
 
@@ -308,7 +309,7 @@ def test_buffers_within_a_host_are_small() -> None:
             tune(near, SocketOptions(buffer=100_000))
             assert usual != small
             assert near.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 2 * 100_000  # the kernel doubles it
-            assert small == min(2 * 512 * 1024, 2 * int(Path("/proc/sys/net/core/rmem_max").read_text()))
+            assert small == min(2 * MIB, 2 * int(Path("/proc/sys/net/core/rmem_max").read_text()))
 
 
 def test_an_unknown_congestion_control_is_an_os_error() -> None:
