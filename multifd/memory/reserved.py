@@ -66,8 +66,7 @@ class ReservedFile:
             self._map = mmap.mmap(fd, length)
             self._allocates = not is_tmpfs(fd)
             self._allocated = bytearray(-(-length // _ALLOCATE_BYTES))
-            self.ready = bytearray(-(-length // _POPULATE_BYTES))
-            """A flag for each step of 512 KiB: whether it is reserved."""
+            self._ready = bytearray(-(-length // _POPULATE_BYTES))
         except (OSError, OverflowError, ValueError, MemoryError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise StorageError(f"can't have a file of {length} bytes in memory: {reason}") from error
@@ -80,10 +79,10 @@ class ReservedFile:
     def reserve(self, first: int, end: int) -> None:
         """*any*: have storage for the bytes from `first` up to `end`. Raises `StorageError`."""
         stop = ((end - 1) >> _POPULATE_SHIFT) + 1
-        step = self.ready.find(0, first >> _POPULATE_SHIFT, stop)
+        step = self._ready.find(0, first >> _POPULATE_SHIFT, stop)
         while step >= 0:
             self._reserve_step(step)
-            step = self.ready.find(0, step + 1, stop)
+            step = self._ready.find(0, step + 1, stop)
 
     def reserve_ahead(self, first: int, end: int) -> None:
         """*any*: have storage for a range that may be written to much later, or never; both ends at multiples of 2 MiB,
@@ -102,7 +101,7 @@ class ReservedFile:
 
     def is_reserved(self, first: int, end: int) -> bool:
         """*any*: whether all of it has storage."""
-        return self.ready.find(0, first >> _POPULATE_SHIFT, ((end - 1) >> _POPULATE_SHIFT) + 1) < 0
+        return self._ready.find(0, first >> _POPULATE_SHIFT, ((end - 1) >> _POPULATE_SHIFT) + 1) < 0
 
     def punch_hole(self, first: int, length: int) -> None:
         """*any*: give the storage of a range back, which then reads as zeros: for when no more is received. Does
@@ -127,7 +126,7 @@ class ReservedFile:
                 self._populate(first)
         except OSError as error:
             raise _no_room(error) from error
-        self.ready[step] = 1
+        self._ready[step] = 1
 
     def _allocate_around(self, place: int) -> None:
         region = place // _ALLOCATE_BYTES
@@ -184,7 +183,6 @@ class ReservedMap:
         self.touched = False
         """Whether `place` or `zero` was ever called for a page."""
         self._file = file
-        self._ready = file.ready
         self._offset = offset
         self.page_size = page_size
         self._name = name
@@ -209,11 +207,8 @@ class ReservedMap:
     def place_run(self, first: int, length: int) -> memoryview:
         """*any*: as `place`, for neighbouring pages."""
         end = first + length
-        if first < 0 or end > self.length:
-            self._check(first, end)
-        start = self._offset + first
-        if self._ready.find(0, start >> _POPULATE_SHIFT, (start + length - 1 >> _POPULATE_SHIFT) + 1) >= 0:
-            self._file.reserve(start, start + length)
+        self._check(first, end)
+        self._file.reserve(self._offset + first, self._offset + end)
         self.touched = True
         pages = length // self.page_size
         number = first // self.page_size

@@ -60,7 +60,7 @@ def packets(name: str, block: BlockOrigin, page_size: int, zero_pages: ZeroPages
     in packets at all.
     """
     count = limits.QEMU_PACKET_BYTES // page_size
-    for first, flags in _windows(block.present):
+    for first, flags in windows(block.present):
         if flags.all():
             yield from _runs(name, block, first * page_size, len(flags) * page_size)
             continue
@@ -83,12 +83,12 @@ def _runs(name: str, block: BlockOrigin, first: int, length: int) -> Iterator[Pa
 
 def zero_records(name: str, present: Present, page_size: int) -> Iterator[ZeroRecords]:
     """The zero pages of a block as records for main, at most `QEMU_ZERO_RECORDS_MAX` at a time."""
-    for first, flags in _windows(present):
+    for first, flags in windows(present):
         for zero in _pieces(first + np.flatnonzero(~flags), limits.QEMU_ZERO_RECORDS_MAX):
             yield ZeroRecords(name, zero * page_size)
 
 
-def _windows(present: Present) -> Iterator[tuple[int, Present]]:
+def windows(present: Present) -> Iterator[tuple[int, Present]]:
     """First page and flags of so many pages at a time: what is worked out ahead stays small for the largest guest."""
     for first in range(0, len(present), limits.QEMU_PLAN_PAGES_MAX):
         yield first, present[first : first + limits.QEMU_PLAN_PAGES_MAX]

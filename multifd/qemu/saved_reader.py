@@ -26,6 +26,7 @@ from multifd.memory.extents import runs
 from multifd.memory.file_calls import is_tmpfs
 from multifd.memory.file_pages import FilePages, OpenFile
 from multifd.memory.populate import populate_read
+from multifd.qemu.packets import windows
 from multifd.qemu.saved_digest import block_digest, ranges_digest
 from multifd.qemu.saved_layout import MAPPED_RAM, frame, place
 from multifd.qemu.saved_manifest import DIGESTS, MANIFEST, VM, Manifest, digests_from_json
@@ -125,13 +126,10 @@ class SavedMachine:
         """Find the pages of a file in memory (tmpfs), which takes some 50 ms a GiB: then none is looked for while it is
         sent. A file on a disk is read when its pages are sent. Ends early once `going_on` says no.
         """
+        page_size = self.state.configuration.page_size
         for block in tuple(self._blocks.values()):
-            if block.is_mapped:
-                extents, _ = runs(
-                    np.flatnonzero(block.present),
-                    page_size=self.state.configuration.page_size,
-                    length=len(block.view),
-                )
+            for first, flags in windows(block.present) if block.is_mapped else ():
+                extents, _ = runs(first + np.flatnonzero(flags), page_size=page_size, length=len(block.view))
                 for start, length in extents.tolist():
                     if length >= _PREPARE_BYTES:
                         populate_read(block.view[start : start + length], going_on)
