@@ -66,7 +66,7 @@ LAST_WORDS_S = 0.5  # a lost channel's cause may be on its way on main
 OUTCOMES_MAX = 256  # sessions remembered; the oldest goes first
 OWNER_DEADLINE_S = 30.0  # stop or start of the owner; a device's last pass before the stop
 SWITCHING_DEADLINE_S = 100.0  # devices end their passes, the owner stops, devices are asked: OWNER_DEADLINE_S each
-SETTLED_DELAY_S = 0.01  # how long a count may wait for company: far below a round trip of any WAN
+SETTLED_DELAY_S = 0.02  # how long a count may wait for company: far below a round trip of any WAN
 # Of the measured rate, what a stop is expected to reach: its last pages are more scattered than those before, and the
 # limit is a promise. With all of it 2 of 5 stops of a 4 GiB workload took 4 to 9 % more than their 100 ms.
 SWITCHOVER_RATE_SHARE = 0.75

@@ -47,7 +47,17 @@ def payload_encoder(name: str, *, codecs: Sequence[str], channels: int) -> Paylo
     """For one of `channels` channels. `name` as in the options; `codecs`: those that the destination admits."""
     if name == AUTO:
         return AutoEncoder(codecs, contention=channels / len(os.sched_getaffinity(0)))
-    return FixedEncoder(name)
+    return PlainEncoder() if name == NONE else FixedEncoder(name)
+
+
+class PlainEncoder(PayloadEncoder):
+    """Payload is the state itself."""
+
+    encodings = (NONE,)
+
+    def encode(self, buffers: Sequence[Buffer], length: int) -> Payload:
+        """See `PayloadEncoder.encode`."""
+        return Payload(NONE, CODEC_NONE, buffers, length)
 
 
 class FixedEncoder(PayloadEncoder):
@@ -56,7 +66,7 @@ class FixedEncoder(PayloadEncoder):
     def __init__(self, name: str) -> None:
         self._codec = create(name)
         self._name = name
-        self.encodings = (NONE,) if self._codec is None else (NONE, name)
+        self.encodings = (NONE, name)
 
     def encode(self, buffers: Sequence[Buffer], length: int) -> Payload:
         """See `PayloadEncoder.encode`."""

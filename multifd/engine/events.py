@@ -23,7 +23,7 @@ class EventQueue(Generic[Event]):
         self._loop = loop
         self._handler = handler
         self._failed = failed
-        self._mailbox: Mailbox[Event] = Mailbox(limits.EVENTS_MAX, self.wake)
+        self._mailbox: Mailbox[Event] = Mailbox(limits.EVENTS_MAX)
         self._awake = False
         self._closed = False
         self._next_hint = 0.0
@@ -31,12 +31,16 @@ class EventQueue(Generic[Event]):
         self.urgent = False
         """*loop* sets it while somebody waits for the counters: every hint then wakes the handler at once."""
 
-    def post(self, event: Event) -> None:
-        """*worker*: hand an event over; dropped if nobody listens any more."""
+    def post(self, event: Event, *, soon: bool = True) -> None:
+        """*worker*: hand an event over; dropped if nobody listens any more. Unless it is to be seen `soon`, it waits
+        for the next that is, which follows for certain.
+        """
         try:
             self._mailbox.put(event)
         except Closed:
             return
+        if soon:
+            self.wake()
 
     def wake(self) -> None:
         """*worker*: have the handler called soon, with events or none; many calls may make one.

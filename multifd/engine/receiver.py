@@ -16,7 +16,7 @@ from multifd.engine.events import EventQueue
 from multifd.engine.transport import DataSocket
 from multifd.errors import LocalProtocolError, MultifdError, RemoteProtocolError, TransportError
 from multifd.slot import SlotKind, SlotTally
-from multifd.wire.slots import CODEC_NONE, HEADER_BYTES, SlotHeader, payload_checksum, read_slot
+from multifd.wire.slots import CODEC_NONE, HEAD_BYTES_MAX, ReadSlot, SlotHeader, payload_checksum, read_slot
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +66,7 @@ class ChannelReceiver(ChannelWorker):
         made: list[Codec] = [codec for name in codecs if (codec := create(name)) is not None]
         self._codecs = {codec.number: codec for codec in made}
         self._codec_numbers = frozenset({CODEC_NONE, *self._codecs})
-        self._header = memoryview(bytearray(HEADER_BYTES))
-        self._meta = memoryview(bytearray(limits.META_BYTES_MAX))
+        self._head = memoryview(bytearray(HEAD_BYTES_MAX))
         self._encoded = memoryview(bytearray(limits.SLOT_BYTES_MAX if made else 0))
         self._target: Sequence[memoryview] = ()
 
@@ -88,24 +87,24 @@ class ChannelReceiver(ChannelWorker):
 
     def _receive(self) -> bool:
         """One slot; False if the connection has ended before it."""
-        slot = read_slot(
-            self._header,
-            self._meta,
-            codecs=self._codec_numbers,
-            expect_sequence=self.settled + 1,
-            place=self._place,
-        )
+        socket, codecs = self._socket, self._codec_numbers
+        reader = read_slot(self._head, codecs=codecs, expect_sequence=self.settled + 1, place=self._place)
+        buffers, least = next(reader)
+        got = socket.receive_some(buffers[0])
+        if not got:
+            return False
+        if got < least:
+            got += socket.receive_until_end((buffers[0][got:least],))
         try:
-            first = True
-            while True:
-                if not self._socket.receive(next(slot)):
-                    if first:
-                        return False
-                    raise EOFError("the connection ended inside a slot")
-                first = False
+            while got >= least:
+                buffers, least = reader.send(got)
+                got = socket.receive_until_end(buffers)
+            raise EOFError("the connection ended inside a slot")
         except StopIteration as end:
-            header, meta, buffers = end.value
-        self._settle(header, meta, buffers)
+            slot: ReadSlot = end.value
+        if slot.beyond:
+            socket.give_back(slot.beyond)
+        self._settle(slot.header, slot.meta, slot.buffers)
         return True
 
     def _place(self, header: SlotHeader, meta: bytes) -> Sequence[memoryview]:
@@ -113,7 +112,7 @@ class ChannelReceiver(ChannelWorker):
         if kind is None:
             raise RemoteProtocolError("slot.kind", f"one of {sorted(self._kinds)}", header.kind)
         self._target = kind.place(header.owner, meta, header.length)
-        placed = sum(len(each) for each in self._target)
+        placed = sum(map(len, self._target))
         if placed != header.length:  # a bug of the kind's: going on would break the framing, and blame the source
             raise LocalProtocolError(f"{kind.name}.place", f"views of {header.length} bytes in all", placed)
         return self._target if header.codec == CODEC_NONE else (self._encoded[: header.payload_length],)

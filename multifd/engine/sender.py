@@ -51,6 +51,8 @@ class SendFailed:
 SendEvent = JobDone | SendFailed
 
 
+_JOBS_LEFT = 2
+"""In the worker's hands when the loop is woken for more: enough to be busy until it comes."""
 _NO_PAYLOAD = Payload("", CODEC_NONE, (), 0)
 
 
@@ -159,47 +161,45 @@ class ChannelSender(ChannelWorker):
     def _run(self) -> None:
         try:
             while True:
-                for job in self._jobs.take():
+                jobs = self._jobs.take()
+                for left, job in zip(reversed(range(len(jobs))), jobs, strict=True):
                     for slot in job.expand(job.work):
                         self._send(slot)
-                    self._events.post(JobDone(self.number, job.flow))
+                    # Waking the loop costs more than a job's own hand-over, here too: it takes the interpreter's lock.
+                    soon = left <= _JOBS_LEFT and not self._jobs
+                    self._events.post(JobDone(self.number, job.flow), soon=soon)
         except Closed:
             return
         except Exception as error:  # whatever it is, the loop must hear of it
             self._events.post(SendFailed(self.number, error))
 
     def _send(self, slot: Slot) -> None:
+        kind, owner, meta, _, length, live, covers = slot
         buffers = _checked(slot)
-        payload = self._encoder.encode(buffers, slot.length) if slot.length else _NO_PAYLOAD
+        encoding, codec, buffers, wire_length = self._encoder.encode(buffers, length) if length else _NO_PAYLOAD
         self.ledger.append(slot)
-        header = SlotHeader(
-            codec=payload.codec,
-            live=slot.live,
-            kind=self._kinds[slot.kind],
-            owner=slot.owner,
-            sequence=self.sent_slots + 1,
-            meta_length=len(slot.meta),
-            payload_length=payload.length,
-            length=slot.length,
-            payload_checksum=payload_checksum(payload.buffers),
-        )
-        self._encoder.send(self._socket, (serialize_header(header, slot.meta) + slot.meta, *payload.buffers))
-        self.sent_slots += 1
-        self.sent_bytes += payload.length
-        is_encoded = payload.codec != CODEC_NONE
-        self.tallies[slot.kind].add(slot.length or slot.covers, payload.length, is_encoded=is_encoded)
-        if slot.length:
-            self.codecs[payload.encoding].add(slot.length, payload.length, is_encoded=is_encoded)
+        number, sequence, checksum = self._kinds[kind], self.sent_slots + 1, payload_checksum(buffers)
+        header = SlotHeader(codec, live, number, owner, sequence, len(meta), wire_length, length, checksum)
+        self._encoder.send(self._socket, (serialize_header(header, meta) + meta, *buffers))
+        self.sent_slots = sequence
+        self.sent_bytes += wire_length
+        is_encoded = codec != CODEC_NONE
+        self.tallies[kind].add(length or covers, wire_length, is_encoded=is_encoded)
+        if length:
+            self.codecs[encoding].add(length, wire_length, is_encoded=is_encoded)
 
 
 def _checked(slot: Slot) -> Sequence[Buffer]:
     """The slot's buffers, as bytes. Raises `LocalProtocolError` for a slot that can't be, naming its kind: going on
     would break the framing, and the destination would be blamed.
     """
-    where = f"slot of kind {slot.kind}"
-    if len(slot.buffers) > limits.EXTENTS_MAX or slot.length > limits.SLOT_BYTES_MAX:
-        raise LocalProtocolError(where, "at most EXTENTS_MAX buffers and SLOT_BYTES_MAX bytes", slot.length)
     buffers = slot.buffers
+    one = buffers[0] if len(buffers) == 1 else None
+    if type(one) is memoryview and one.nbytes == len(one) == slot.length <= limits.SLOT_BYTES_MAX:
+        return buffers  # as in transfers at full speed
+    where = f"slot of kind {slot.kind}"
+    if len(buffers) > limits.EXTENTS_MAX or slot.length > limits.SLOT_BYTES_MAX:
+        raise LocalProtocolError(where, "at most EXTENTS_MAX buffers and SLOT_BYTES_MAX bytes", slot.length)
     if any(type(each) is memoryview and each.nbytes != len(each) for each in buffers):
         buffers = [memoryview(each).cast("B") for each in buffers]  # below, lengths are bytes
     found = sum(map(len, buffers))

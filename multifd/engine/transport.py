@@ -235,7 +235,7 @@ class DataSocket:
 
     def send(self, buffers: Sequence[Buffer]) -> None:
         """*worker*: send all of it. Raises `OSError`."""
-        length = sum(len(each) for each in buffers)
+        length = sum(map(len, buffers))
         sent = self._socket.sendmsg(buffers)
         while sent < length:  # a blocking sendmsg is cut short by a signal only
             buffers = _rest(buffers, sent)
@@ -292,7 +292,10 @@ class DataSocket:
         return ()
 
     def _fill(self, buffers: Sequence[memoryview]) -> int:
-        filled = got = self._socket.recvmsg_into(buffers, 0, socket.MSG_WAITALL)[0]
+        if len(buffers) == 1:
+            filled = got = self._socket.recv_into(buffers[0], 0, socket.MSG_WAITALL)
+        else:
+            filled = got = self._socket.recvmsg_into(buffers, 0, socket.MSG_WAITALL)[0]
         length = sum(map(len, buffers))
         while got and filled < length:
             rest = [memoryview(each) for each in _rest(buffers, filled)]

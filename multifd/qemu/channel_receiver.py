@@ -27,6 +27,9 @@ from multifd.wire.qemu_packet import (
     read_packet,
 )
 
+_COUNTED_MAX = 16
+"""Packets that come before they are counted: a sixteenth of the cost, and whoever follows the progress sees none."""
+
 
 @dataclass(frozen=True, slots=True)
 class Synced:
@@ -164,36 +167,42 @@ class QemuChannelReceiver(ChannelWorker):
         The pages of a packet and the header after them come by one call: more comes for certain, since pages are
         followed by a SYNC sooner or later. The loop is flat: each function costs cache misses (docs/BENCHMARKS.md).
         """
-        runs, header, socket, tally = self._runs, self._runs.header, self._socket, self.tally
-        before_read, number, page_size, header_bytes = (
-            self._hooks.before_channel_read,
-            self.number,
-            self._page_size,
-            self._header_bytes,
-        )
-        block = ""
-        got = socket.receive_some(header)
-        while got == header_bytes and (offset := runs.offset()) is not None:
-            length = runs.length
-            if runs.block is not block:
-                block = runs.block
-                target = self._target_of(block)
-            if offset + length > target.length:
-                raise self._beyond_end(target, offset + length - page_size)
-            self._check_taking()
-            view = target.place_run(offset, length)
-            if len(view) != length:
-                check_placed((view,), length)
-            before_read(number)
-            got = socket.receive_until_end((view, header)) - length
-            if got < 0:
-                raise EOFError("it ended inside a packet")
-            tally.packets += 1
-            tally.normal_pages += length // page_size
-            tally.payload_bytes += length
-            tally.wire_bytes += header_bytes + length
-            self._offset += header_bytes + length
+        runs, header, receive = self._runs, self._runs.header, self._socket.receive_until_end
+        before_read, number, header_bytes = self._hooks.before_channel_read, self.number, self._header_bytes
+        block, length, count = "", 0, 0
+        got = self._socket.receive_some(header)
+        try:
+            while got == header_bytes and (offset := runs.offset()) is not None:
+                if count == _COUNTED_MAX or runs.length != length or runs.block is not block:
+                    self._count_run(count, length)
+                    block, length, count = runs.block, runs.length, 0
+                    target = self._target_of(block)
+                self.unordered = True  # see `_check_taking`
+                if offset + length > target.length or not self._taking:
+                    self._count_run(count, length)  # errors say where they are
+                    count = 0
+                    self._check_taking()
+                    raise self._beyond_end(target, offset + length - self._page_size)
+                view = target.place_run(offset, length)
+                if len(view) != length:
+                    check_placed((view,), length)
+                before_read(number)
+                got = receive((view, header)) - length
+                if got < 0:
+                    raise EOFError("it ended inside a packet")
+                count += 1
+        finally:
+            self._count_run(count, length)
         return got
+
+    def _count_run(self, packets: int, length: int) -> None:
+        """So many packets came, with so many bytes of pages each."""
+        tally, wire_length = self.tally, self._header_bytes + length
+        tally.packets += packets
+        tally.normal_pages += packets * (length // self._page_size)
+        tally.payload_bytes += packets * length
+        tally.wire_bytes += packets * wire_length
+        self._offset += packets * wire_length
 
     def _receive_any(self) -> bool:
         """One packet of any kind; False if the connection has ended before it."""

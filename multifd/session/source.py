@@ -175,7 +175,7 @@ class SourceSession:
             self._give_up(now)
             return
         if decision.switch:  # begin nothing new: what is under way ends, and that calls for the next look
-            self._survey_at = now + limits.SURVEY_PAUSE_S
+            self._survey_at = now + limits.SURVEY_BUSY_PAUSE_S
             return
         pending = {feed.name: feed.pending_bytes for feed in situation.feeds}
         self._next_rounds(pending, fits=self._fits(situation), now=now)

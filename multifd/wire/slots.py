@@ -28,6 +28,9 @@ _FIELDS = struct.Struct(">4sBBHIIQIIIIQQ")
 _CHECKSUM = struct.Struct(">Q")
 HEADER_BYTES = _FIELDS.size + _CHECKSUM.size
 """64, always."""
+FIRST_BYTES = HEADER_BYTES + 16
+"""A header and the meta of one extent, which is what most slots have: it comes by one read."""
+HEAD_BYTES_MAX = HEADER_BYTES + META_BYTES_MAX
 
 _hash = xxhash.xxh3_64_intdigest
 
@@ -60,22 +63,12 @@ def serialize_header(header: SlotHeader, meta: Buffer) -> bytes:
     """The `HEADER_BYTES` bytes that go before `meta`, header checksum included. Raises `LocalProtocolError`."""
     _check_bounds(header, LocalProtocolError)
     _check_numbers(header, LocalProtocolError)
-    if header.meta_length != len(meta):
-        raise LocalProtocolError("slot.meta_length", f"the meta's own, {len(meta)}", header.meta_length)
+    codec, live, kind, owner, sequence, meta_length, payload_length, length, checksum = header
+    if meta_length != len(meta):
+        raise LocalProtocolError("slot.meta_length", f"the meta's own, {len(meta)}", meta_length)
+    flags = _FLAG_LIVE if live else 0
     fields = _FIELDS.pack(
-        MAGIC,
-        VERSION,
-        header.codec,
-        _FLAG_LIVE if header.live else 0,
-        header.kind,
-        header.owner,
-        header.sequence,
-        header.meta_length,
-        header.payload_length,
-        header.length,
-        0,
-        header.payload_checksum,
-        0,
+        MAGIC, VERSION, codec, flags, kind, owner, sequence, meta_length, payload_length, length, 0, checksum, 0
     )
     return fields + _CHECKSUM.pack(_hash(fields + meta))
 
@@ -85,9 +78,10 @@ def parse_header(view: Buffer) -> SlotHeader:
 
     Whether the codec was negotiated, and all other rules, are `read_slot`'s: the checksum needs the meta.
     """
-    fields = _FIELDS.unpack_from(view)
-    magic, version, codec, flags, kind, owner, sequence, meta_length, payload_length, length = fields[:10]
-    reserved, checksum, reserved_end = fields[10:]
+    (
+        magic, version, codec, flags, kind, owner, sequence, meta_length, payload_length, length,
+        reserved, checksum, reserved_end,
+    ) = _FIELDS.unpack_from(view)  # fmt: skip
     if magic != MAGIC:
         raise RemoteProtocolError("slot.magic", repr(MAGIC), magic)
     if version != VERSION:
@@ -102,18 +96,32 @@ def parse_header(view: Buffer) -> SlotHeader:
     return header
 
 
+class ReadSlot(NamedTuple):
+    """What `read_slot` has read; `buffers` hold the payload as it was on the wire."""
+
+    header: SlotHeader
+    meta: bytes
+    buffers: Sequence[memoryview]
+    beyond: memoryview
+    """What was read beyond the slot: the next one begins with it. Good until `head` is used again."""
+
+
+Wanted = tuple[Sequence[memoryview], int]
+"""Buffers, and how many bytes of them must be filled; more may be."""
+
+
 def read_slot(
-    header_buffer: memoryview,
-    meta_buffer: memoryview,
+    head: memoryview,
     *,
     codecs: frozenset[int],
     expect_sequence: int,
     place: Callable[[SlotHeader, bytes], Sequence[memoryview]],
-) -> Generator[Sequence[memoryview], None, tuple[SlotHeader, bytes, Sequence[memoryview]]]:
-    """Read one slot: yields lists of buffers, all to be filled to their end before the next step; returns what it read.
+) -> Generator[Wanted, int, ReadSlot]:
+    """Read one slot: yields what is to be filled, from the first byte on, is sent how many bytes were, and returns what
+    it read.
 
-    `header_buffer` has `HEADER_BYTES` bytes, `meta_buffer` at least `META_BYTES_MAX`; both may serve again for the next
-    slot. `codecs` are the numbers that were negotiated besides none.
+    `head` has `HEAD_BYTES_MAX` bytes, and may serve again for the next slot. `codecs` are the numbers that were
+    negotiated besides none.
 
     `place` is called once for every slot, after the checksum of header and meta and the sequence were found good. It
     knows the kinds: it raises `RemoteProtocolError` for an unknown kind or owner or a bad meta, and returns where the
@@ -121,27 +129,41 @@ def read_slot(
 
     The payload's checksum is the caller's to check, of an empty payload too. Raises `RemoteProtocolError`.
     """
-    assert len(header_buffer) == HEADER_BYTES
-    assert len(meta_buffer) >= META_BYTES_MAX
-    yield (header_buffer,)
-    header = parse_header(header_buffer)
+    got = yield (head[:FIRST_BYTES],), HEADER_BYTES
+    header = parse_header(head)
     if header.codec != CODEC_NONE and header.codec not in codecs:
         raise RemoteProtocolError(
             "slot.codec", f"one that was negotiated: {sorted({CODEC_NONE, *codecs})}", header.codec
         )
-    meta = b""
-    if header.meta_length:
-        view = meta_buffer[: header.meta_length]
-        yield (view,)
-        meta = bytes(view)
-    _check_checksum(header_buffer, meta)
+    end = HEADER_BYTES + header.meta_length
+    if got < end:
+        got += yield (head[got:end],), end - got
+    meta = bytes(head[HEADER_BYTES:end])
+    _check_checksum(head, meta)
     _check_numbers(header, RemoteProtocolError)
     if header.sequence != expect_sequence:
         raise RemoteProtocolError("slot.sequence", str(expect_sequence), header.sequence)
     buffers = place(header, meta)
-    if header.payload_length:
-        yield buffers
-    return header, meta, buffers
+    beyond, length = head[end:got], header.payload_length
+    if beyond and length:
+        wanted = _move(beyond, buffers)
+        beyond, length = beyond[length:], length - len(beyond)
+    else:
+        wanted = buffers
+    if length > 0:
+        yield wanted, length
+    return ReadSlot(header, meta, buffers, beyond)
+
+
+def _move(data: memoryview, buffers: Sequence[memoryview]) -> Sequence[memoryview]:
+    """Copy as much of `data` into `buffers` as fits. Returns what is still to be filled."""
+    for number, each in enumerate(buffers):
+        count = min(len(each), len(data))
+        each[:count] = data[:count]
+        data = data[count:]
+        if count < len(each):
+            return (each[count:], *buffers[number + 1 :])
+    return ()
 
 
 def _check_checksum(header: memoryview, meta: bytes) -> None:
@@ -154,6 +176,9 @@ def _check_checksum(header: memoryview, meta: bytes) -> None:
 
 def _check_bounds(header: SlotHeader, error: type[ProtocolError]) -> None:
     """Rule 1 but for what `SlotHeader` leaves out."""
+    codec, _, _, _, _, meta_length, payload_length, length, _ = header
+    if codec == CODEC_NONE and 0 <= payload_length == length <= SLOT_BYTES_MAX and 0 <= meta_length <= META_BYTES_MAX:
+        return  # as nearly always; else say what is wrong
     if not 0 <= header.meta_length <= META_BYTES_MAX:
         raise error("slot.meta_length", f"0..{META_BYTES_MAX}", header.meta_length)
     if not 0 <= header.payload_length <= SLOT_BYTES_MAX:
@@ -171,6 +196,9 @@ def _check_bounds(header: SlotHeader, error: type[ProtocolError]) -> None:
 
 def _check_numbers(header: SlotHeader, error: type[ProtocolError]) -> None:
     """Rule 3 as far as it needs nobody's knowledge: zero is no number."""
+    _, _, kind, owner, sequence, _, _, _, checksum = header
+    if 0 < kind <= _U32_MAX and 0 < owner <= _U32_MAX and 0 < sequence <= _U64_MAX and 0 <= checksum <= _U64_MAX:
+        return  # as nearly always; else say what is wrong
     if not 1 <= header.kind <= _U32_MAX:
         raise error("slot.kind", f"1..{_U32_MAX}", header.kind)
     if not 1 <= header.owner <= _U32_MAX:

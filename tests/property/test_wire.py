@@ -12,13 +12,14 @@ import pytest
 import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from slot_reading import read_from
 
 from multifd import messages as m
 from multifd.errors import Code, RemoteProtocolError
 from multifd.wire.chunk import ChunkMeta
 from multifd.wire.control import ControlReader, serialize
 from multifd.wire.preamble import DataPreamble, parse_role
-from multifd.wire.slots import HEADER_BYTES, SlotHeader, payload_checksum, read_slot, serialize_header
+from multifd.wire.slots import HEADER_BYTES, SlotHeader, payload_checksum, serialize_header
 
 U32 = st.integers(0, 2**32 - 1)
 U64 = st.integers(0, 2**64 - 1)
@@ -117,18 +118,7 @@ def place(header: SlotHeader, meta: bytes) -> Sequence[memoryview]:
 
 def receive(data: bytes, expect_sequence: int) -> tuple[SlotHeader, bytes, bytes] | None:
     """The slot in `data`, or None if it needs more."""
-    header, meta = memoryview(bytearray(HEADER_BYTES)), memoryview(bytearray(65536))
-    reader = read_slot(header, meta, codecs=frozenset({2, 3}), expect_sequence=expect_sequence, place=place)
-    taken = 0
-    try:
-        while True:
-            for buffer in next(reader):
-                if len(data) - taken < len(buffer):
-                    return None
-                buffer[:] = data[taken : taken + len(buffer)]
-                taken += len(buffer)
-    except StopIteration as end:
-        return end.value[0], end.value[1], b"".join(end.value[2])
+    return read_from(data, codecs=(2, 3), expect_sequence=expect_sequence, place=place, eager=True)[0]
 
 
 def test_strategies_cover_every_message() -> None:

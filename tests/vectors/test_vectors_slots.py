@@ -6,27 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from slot_reading import Read, read_from
 
 from multifd.codec import CODECS
 from multifd.errors import RemoteProtocolError
-from multifd.limits import META_BYTES_MAX
 from multifd.wire.chunk import ChunkMeta
-from multifd.wire.slots import (
-    CODEC_NONE,
-    HEADER_BYTES,
-    SlotHeader,
-    payload_checksum,
-    read_slot,
-    serialize_header,
-)
+from multifd.wire.slots import CODEC_NONE, SlotHeader, payload_checksum, serialize_header
 
 VECTORS = json.loads((Path(__file__).parents[2] / "proto/vectors/v1/slots.json").read_text(encoding="utf-8"))
 VALID = [pytest.param(v, id=v["name"]) for v in VECTORS if "header" in v]
 INVALID = [pytest.param(v, id=v["name"]) for v in VECTORS if "error" in v]
 SPOILED = [pytest.param(v, id=v["name"]) for v in VECTORS if "payload_error" in v]
 DEVICE_CHUNK = 3
-
-Read = tuple[SlotHeader, bytes, bytes]
 
 
 def place(header: SlotHeader, meta: bytes) -> Sequence[memoryview]:
@@ -38,25 +29,17 @@ def place(header: SlotHeader, meta: bytes) -> Sequence[memoryview]:
 
 
 def receive(vector: dict[str, Any], data: bytes) -> tuple[Read | None, int]:
-    """Run the reader over `data`: the slot, or None if it needs more, and how many bytes it took."""
-    reader = read_slot(
-        memoryview(bytearray(HEADER_BYTES)),
-        memoryview(bytearray(META_BYTES_MAX)),
-        codecs=frozenset(vector.get("codecs", (2, 3))),
-        expect_sequence=vector.get("header", {}).get("sequence", 1),
-        place=place,
+    """Run the reader over `data`, bytes as it needs them and as many as it can take: the same slot, or None if it needs
+    more, and how many bytes it took.
+    """
+    codecs, sequence = vector.get("codecs", (2, 3)), vector.get("header", {}).get("sequence", 1)
+    sparing, eager = (
+        read_from(data, codecs=codecs, expect_sequence=sequence, place=place, eager=eager) for eager in (False, True)
     )
-    taken = 0
-    try:
-        while True:
-            for buffer in next(reader):
-                if len(data) - taken < len(buffer):
-                    return None, taken
-                buffer[:] = data[taken : taken + len(buffer)]
-                taken += len(buffer)
-    except StopIteration as end:
-        header, meta, buffers = end.value
-        return (header, meta, b"".join(buffers)), taken
+    assert sparing[0] == eager[0]
+    if eager[0] is not None:
+        assert sparing == eager
+    return eager
 
 
 def said_header(vector: dict[str, Any]) -> SlotHeader:

@@ -19,10 +19,13 @@ class Posted:
 
     def __init__(self) -> None:
         self.wakes = 0
+        self.quiet = 0
+        """Events that were not to be seen soon."""
         self._events: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
-    def post(self, event: Any) -> None:
+    def post(self, event: Any, *, soon: bool = True) -> None:
         self._events.put(event)
+        self.quiet += not soon
 
     def wake(self) -> None:
         self.wakes += 1

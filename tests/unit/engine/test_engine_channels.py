@@ -153,6 +153,25 @@ def test_work_is_expanded_in_the_channel(channels: Made) -> None:
     assert pair.sender.ledger.take_for_resend(50) is not None
 
 
+def test_the_loop_is_woken_when_work_gets_short(channels: Made) -> None:
+    """Not for a job after which there are others in the queue; the last one's end is always told soon."""
+    pair = channels()
+    began, go_on = threading.Event(), threading.Event()
+
+    def wait(work: Work) -> Iterator[Slot]:
+        began.set()
+        assert go_on.wait(5)
+        yield from as_it_is(work)
+
+    pair.sender.put(Job("flow", memory_slot(0, b"a"), wait))
+    assert began.wait(5)
+    for offset in (1, 2, 3):
+        pair.sender.put(Job("flow", memory_slot(offset, b"b"), as_it_is))
+    go_on.set()
+    assert [pair.sending.next().flow for _ in range(4)] == ["flow"] * 4
+    assert pair.sending.quiet == 1
+
+
 def test_as_many_buffers_as_a_slot_may_have(channels: Made) -> None:
     """`EXTENTS_MAX` of them go with one call, and the largest slot goes whole."""
     pair = channels()

@@ -77,6 +77,19 @@ async def test_a_thousand_events_posted_at_once_are_one_call() -> None:
     assert watcher.calls == 1
 
 
+async def test_events_that_can_wait_wake_nobody() -> None:
+    """They are seen with the next one that is to be seen soon, in order."""
+    watcher = Watcher()
+    watcher.queue.post(1, soon=False)
+    watcher.queue.post(2, soon=False)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert watcher.calls == 0
+    watcher.queue.post(3)
+    await watcher.until(lambda: watcher.events == [1, 2, 3])
+    assert watcher.calls == 1
+
+
 @pytest.mark.parametrize("urgent", [True, False])
 async def test_no_counter_is_left_unseen(urgent: bool) -> None:
     """Workers count and then hint; whatever the last one counted is seen, though most hints wake nobody."""

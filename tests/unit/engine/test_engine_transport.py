@@ -296,7 +296,7 @@ def test_options_are_set_on_tcp_alone() -> None:
         assert congestion_control(local) == ""
 
 
-def test_buffers_within_a_host_are_small() -> None:
+def test_buffers_within_a_host_are_fixed() -> None:
     """What is accepted from the same host has a fixed buffer, unless another is asked for; what is not connected yet is
     left to the system.
     """
@@ -305,11 +305,11 @@ def test_buffers_within_a_host_are_small() -> None:
         usual = lone.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
         with socket.create_connection(listener.getsockname()) as near, listener.accept()[0] as accepted:
             tune(accepted, SocketOptions())
-            small = accepted.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+            fixed = accepted.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
             tune(near, SocketOptions(buffer=100_000))
-            assert usual != small
+            assert usual != fixed
             assert near.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 2 * 100_000  # the kernel doubles it
-            assert small == min(2 * MIB, 2 * int(Path("/proc/sys/net/core/rmem_max").read_text()))
+            assert fixed == min(2 * MIB, 2 * int(Path("/proc/sys/net/core/rmem_max").read_text()))
 
 
 def test_an_unknown_congestion_control_is_an_os_error() -> None:

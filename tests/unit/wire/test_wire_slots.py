@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import xxhash
+from slot_reading import fill
 
 from multifd.codec import CODECS
 from multifd.errors import LocalProtocolError, RemoteProtocolError
@@ -12,8 +13,11 @@ from multifd.limits import META_BYTES_MAX, SLOT_BYTES_MAX
 from multifd.wire.slots import (
     CODEC_MAX,
     CODEC_NONE,
+    FIRST_BYTES,
+    HEAD_BYTES_MAX,
     HEADER_BYTES,
     SlotHeader,
+    Wanted,
     parse_header,
     payload_checksum,
     read_slot,
@@ -47,26 +51,25 @@ class Place:
 
 
 class Reading:
-    """A slot reader with the buffers that it is given."""
+    """A slot reader with the memory that it is given."""
 
     def __init__(self, *, codecs: frozenset[int] = frozenset(), expect_sequence: int = 3) -> None:
         self.place = Place()
-        self.header = memoryview(bytearray(HEADER_BYTES))
-        self.meta = memoryview(bytearray(META_BYTES_MAX))
-        self.steps = read_slot(self.header, self.meta, codecs=codecs, expect_sequence=expect_sequence, place=self.place)
+        self.head = memoryview(bytearray(HEAD_BYTES_MAX))
+        self.steps = read_slot(self.head, codecs=codecs, expect_sequence=expect_sequence, place=self.place)
+        self.buffers, self.least = next(self.steps)
 
-    def fill_header(self, data: bytes) -> Sequence[memoryview]:
-        """Up to the step after the header."""
-        (buffer,) = next(self.steps)
-        buffer[:] = data
-        return next(self.steps)
+    def give(self, data: bytes) -> Wanted:
+        """Up to the next step."""
+        fill(self.buffers, data)
+        self.buffers, self.least = self.steps.send(len(data))
+        return self.buffers, self.least
 
-
-def result(steps: Any) -> Any:
-    """What a reader returns with its next step."""
-    with pytest.raises(StopIteration) as caught:
-        next(steps)
-    return caught.value.value
+    def last(self, data: bytes) -> Any:
+        """What is returned after the last bytes."""
+        with pytest.raises(StopIteration) as caught:
+            self.give(data)
+        return caught.value.value
 
 
 def sealed(header: bytes | bytearray, meta: bytes) -> bytes:
@@ -75,35 +78,52 @@ def sealed(header: bytes | bytearray, meta: bytes) -> bytes:
 
 
 def test_asks_for_header_then_meta_then_payload() -> None:
-    """The reader wants 64 bytes, then the meta, then exactly what `place` returned, and gives all of it back."""
+    """The reader wants a header at least, then what is left of the meta, then exactly what `place` returned."""
     reading = Reading()
-    (meta,) = reading.fill_header(serialize_header(HEADER, META))
-    assert len(meta) == len(META)
+    assert (sum(map(len, reading.buffers)), reading.least) == (FIRST_BYTES, HEADER_BYTES)
+    (meta,), least = reading.give(serialize_header(HEADER, META))
+    assert len(meta) == least == len(META)
     assert reading.place.asked == []
-    meta[:] = META
-    assert next(reading.steps) is reading.place.buffers
-    assert result(reading.steps) == (HEADER, META, reading.place.buffers)
+    assert reading.give(META) == (reading.place.buffers, 8)
+    assert reading.last(bytes(8)) == (HEADER, META, reading.place.buffers, b"")
     assert reading.place.asked == [(HEADER, META)]
+
+
+def test_asks_for_nothing_that_came_with_the_header() -> None:
+    """A meta that is there already is not asked for, and what follows it is put where the payload belongs."""
+    payload = bytes(range(8))
+    header = HEADER._replace(payload_checksum=xxhash.xxh3_64_intdigest(payload))
+    for more in range(len(payload)):
+        reading = Reading()
+        wanted, least = reading.give(serialize_header(header, META) + META + payload[:more])
+        assert (sum(map(len, wanted)), least) == (8 - more, 8 - more)
+        read = reading.last(payload[more:])
+        assert b"".join(read.buffers) == payload
+        assert read.beyond == b""
+
+
+def test_what_came_beyond_the_slot_is_given_back() -> None:
+    """The first bytes of the next slot may be read with a short one, and are returned."""
+    reading = Reading()
+    assert reading.last(serialize_header(HEADER, META) + META + bytes(8) + b"next").beyond == b"next"
+    empty = HEADER._replace(payload_length=0, length=0)
+    assert Reading().last(serialize_header(empty, META) + META + b"the next one").beyond == b"the next one"
 
 
 def test_asks_for_nothing_where_there_is_nothing() -> None:
     """Without meta and payload the header is all, but the kind is still asked."""
     header = HEADER._replace(meta_length=0, payload_length=0, length=0, live=False)
     reading = Reading()
-    (buffer,) = next(reading.steps)
-    buffer[:] = serialize_header(header, b"")
-    assert result(reading.steps) == (header, b"", reading.place.buffers)
+    assert reading.last(serialize_header(header, b"")) == (header, b"", reading.place.buffers, b"")
     assert reading.place.asked == [(header, b"")]
 
 
 def test_meta_outlives_its_buffer() -> None:
-    """The meta that is returned is a copy: the next slot may be read into the same buffer."""
+    """The meta that is returned is a copy: the next slot may be read into the same memory."""
     reading = Reading()
-    (meta,) = reading.fill_header(serialize_header(HEADER, META))
-    meta[:] = META
-    next(reading.steps)
-    meta[:] = b"next"
-    assert result(reading.steps)[1] == META
+    reading.give(serialize_header(HEADER, META) + META)
+    reading.head[HEADER_BYTES : HEADER_BYTES + 4] = b"next"
+    assert reading.last(bytes(8)).meta == META
 
 
 def test_bounds_come_before_the_checksum() -> None:
@@ -111,17 +131,15 @@ def test_bounds_come_before_the_checksum() -> None:
     data = bytearray(serialize_header(HEADER, META))
     data[24:28] = (META_BYTES_MAX + 1).to_bytes(4, "big")
     with pytest.raises(RemoteProtocolError) as caught:
-        Reading().fill_header(bytes(data))
+        Reading().give(bytes(data))
     assert caught.value.where == "slot.meta_length"
 
 
 def test_checksum_comes_before_numbers_and_place() -> None:
     """Rule 2 before 3 and 4: with a wrong header checksum a sequence that is wrong too is not what is reported."""
     reading = Reading(expect_sequence=99)
-    (meta,) = reading.fill_header(serialize_header(HEADER, META))
-    meta[:] = b"MeTa"
     with pytest.raises(RemoteProtocolError) as caught:
-        next(reading.steps)
+        reading.give(serialize_header(HEADER, META) + b"MeTa")
     assert caught.value.where == "slot.header_checksum"
     assert reading.place.asked == []
 
@@ -140,10 +158,8 @@ def test_numbers_come_before_place(offset: int, value: bytes, where: str) -> Non
     data = bytearray(serialize_header(HEADER, META))
     data[offset : offset + len(value)] = value
     reading = Reading()
-    (meta,) = reading.fill_header(sealed(data, META))
-    meta[:] = META
     with pytest.raises(RemoteProtocolError) as caught:
-        next(reading.steps)
+        reading.give(sealed(data, META) + META)
     assert caught.value.where == where
     assert reading.place.asked == []
 
@@ -152,9 +168,9 @@ def test_codec_must_be_negotiated() -> None:
     """Codec none goes without saying; any other must be among those in use."""
     header = HEADER._replace(codec=2, length=9)
     data = serialize_header(header, META)
-    assert Reading(codecs=frozenset({2})).fill_header(data)
+    assert Reading(codecs=frozenset({2})).give(data)
     with pytest.raises(RemoteProtocolError) as caught:
-        Reading(codecs=frozenset({3})).fill_header(data)
+        Reading(codecs=frozenset({3})).give(data)
     assert caught.value.where == "slot.codec"
 
 
@@ -162,11 +178,9 @@ def test_payload_checksum_is_not_the_readers() -> None:
     """A payload that does not match comes through: whether that matters depends on LIVE, which is not decided here."""
     header = HEADER._replace(payload_checksum=HEADER.payload_checksum ^ 1)
     reading = Reading()
-    (meta,) = reading.fill_header(serialize_header(header, META))
-    meta[:] = META
-    next(reading.steps)
-    read, _, buffers = result(reading.steps)
-    assert payload_checksum(buffers) != read.payload_checksum
+    reading.give(serialize_header(header, META) + META)
+    read = reading.last(bytes(8))
+    assert payload_checksum(read.buffers) != read.header.payload_checksum
 
 
 def test_parses_views_of_larger_memory() -> None:
