@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import sys
 from pathlib import Path
 from typing import TypeAlias
 
 from bench import auto, compare, namespace, outputs, qemu, result, standard, throughput
-from bench.arguments import PORT, add_congestion, add_memory, address, channel_counts, slots_size, times
+from bench.arguments import (
+    PORT,
+    add_congestion,
+    add_memory,
+    add_tls_and_cold,
+    add_work,
+    address,
+    channel_counts,
+    slots_size,
+    times,
+)
+from bench.contents import GUEST_WORKS
 from bench.errors import BenchError
 from bench.half import HalfSettings
 from bench.peers import every
 from bench.result import Result
-from bench.scenario import LOOPBACK, NETWORK
+from bench.scenario import LOOPBACK, NETWORK, PLAIN, RAM, TLS
 from multifd.cli import arguments
 from multifd.cli.qemu_arguments import COMPRESSIONS, qemu_channels
 from multifd.limits import GIB
@@ -55,6 +67,7 @@ def _add_throughput(benches: Benches) -> None:
     words = "memory to memory between two processes over TCP, beside a C program and iperf3"
     one = _add(benches, "throughput", words, throughput.__doc__)
     add_memory(one, size=4 * GIB, channels=(1, 2, 4), repeat=3)
+    add_work(one)
     where = one.add_mutually_exclusive_group()
     _add_link(where)
     where.add_argument(
@@ -68,26 +81,29 @@ def _add_throughput(benches: Benches) -> None:
 
 
 def _throughput(chosen: argparse.Namespace) -> Result:
+    if (chosen.listen or chosen.connect) and chosen.tls:
+        raise BenchError("the certificates are made here and for here: measure between hosts without --tls")
     if chosen.listen:
-        return throughput.listen(_plan(chosen, NETWORK), chosen.listen)
+        return throughput.listen(_plan(_work(chosen), chosen, NETWORK), chosen.listen)
     if chosen.connect:
-        return throughput.connect(_plan(chosen, NETWORK), chosen.connect)
+        return throughput.connect(_plan(_work(chosen), chosen, NETWORK), chosen.connect)
     if chosen.link != LOOPBACK:
         namespace.enter(chosen.congestion, chosen.link)
-    return throughput.local(_plan(chosen, chosen.link))
+    return throughput.local(_plan(_work(chosen), chosen, chosen.link))
 
 
 def _add_peers(benches: Benches) -> None:
     words = "as `throughput`, and beside it others that move bytes: streams, pyzmq, gloo, NIXL, MPI"
     one = _add(benches, "peers", words, every.__doc__)
     add_memory(one, size=4 * GIB, channels=(1, 2, 4), repeat=3)
+    add_work(one)
     _add_link(one)
     one.set_defaults(make=_peers)
 
 
 def _peers(chosen: argparse.Namespace) -> Result:
     namespace.enter(chosen.congestion, chosen.link)  # most of them can't choose their congestion control
-    return throughput.local(_plan(chosen, chosen.link), every.EVERY)
+    return throughput.local(_plan(_work(chosen), chosen, chosen.link), every.EVERY)
 
 
 def _add_standard(benches: Benches) -> None:
@@ -98,13 +114,14 @@ def _add_standard(benches: Benches) -> None:
 
 def _standard(chosen: argparse.Namespace) -> Result:
     guest = qemu.Plan(chosen.size, channels=4, repeat=chosen.repeat, congestion=chosen.congestion)
-    return standard.local(_plan(chosen, LOOPBACK), guest)
+    return standard.local(_plan(_settings(chosen), chosen, LOOPBACK), guest)
 
 
 def _add_compare(benches: Benches) -> None:
     one = _add(benches, "compare", "two revisions of the library, and whether they differ", compare.__doc__)
     one.add_argument("revisions", nargs=2, metavar=("REV_A", "REV_B"), help="what git calls them, such as main")
     add_memory(one, size=GIB, channels=(2,), repeat=10)
+    add_work(one)
     _add_link(one)
     one.set_defaults(make=_compare)
 
@@ -113,11 +130,22 @@ def _compare(chosen: argparse.Namespace) -> Result:
     if chosen.link != LOOPBACK:
         namespace.enter(chosen.congestion, chosen.link)
     first, second = chosen.revisions
-    return compare.local(_plan(chosen, chosen.link), (first, second))
+    return compare.local(_plan(_work(chosen), chosen, chosen.link), (first, second))
 
 
-def _plan(chosen: argparse.Namespace, link: str) -> throughput.Plan:
-    settings = HalfSettings(size=chosen.size, slot_bytes=chosen.slot, congestion=chosen.congestion)
+def _settings(chosen: argparse.Namespace) -> HalfSettings:
+    return HalfSettings(size=chosen.size, slot_bytes=chosen.slot, congestion=chosen.congestion)
+
+
+def _work(chosen: argparse.Namespace) -> HalfSettings:
+    """With what `add_work` has asked for."""
+    security = TLS if chosen.tls else PLAIN
+    return dataclasses.replace(
+        _settings(chosen), work=chosen.work, codec=chosen.codec, security=security, cold=chosen.cold
+    )
+
+
+def _plan(settings: HalfSettings, chosen: argparse.Namespace, link: str) -> throughput.Plan:
     return throughput.Plan(settings, channels=chosen.channels, repeat=chosen.repeat, link=link)
 
 
@@ -129,6 +157,9 @@ def _add_qemu(benches: Benches) -> None:
     add("--compression", choices=COMPRESSIONS, default="none", help="multifd-compression (default none)")
     add("--repeat", type=times, default=5, help="runs of each pair (default 5)")
     add("--qemu", default="", metavar="VERSION", help="such as 10.0 (default: the newest there is)")
+    add("--work", choices=GUEST_WORKS, default=RAM, help="what the guest's RAM holds (default ram: random bytes)")
+    add("--only-stock", action="store_true", help="stock QEMU to stock QEMU alone")
+    add_tls_and_cold(one)
     add_congestion(one)
     _add_link(one)
     one.set_defaults(make=_qemu)
@@ -144,6 +175,10 @@ def _qemu(chosen: argparse.Namespace) -> Result:
             congestion=chosen.congestion,
             version=chosen.qemu,
             link=chosen.link,
+            work=chosen.work,
+            security=TLS if chosen.tls else PLAIN,
+            cold=chosen.cold,
+            only_stock=chosen.only_stock,
         )
     )
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 
+from bench import contents
+from bench.scenario import MEMORY
 from multifd.cli import arguments
 from multifd.cli.sizes import format_bytes
+from multifd.codec import NONE
 from multifd.limits import SLOT_BYTES, SLOT_BYTES_MAX
 
 PORT = 5202  # next to iperf3's
@@ -64,3 +67,22 @@ def add_memory(parser: argparse.ArgumentParser, *, size: int, channels: tuple[in
 def add_congestion(parser: argparse.ArgumentParser) -> None:
     """`--congestion`."""
     parser.add_argument("--congestion", default="cubic", help="TCP congestion control of all of them (default cubic)")
+
+
+def add_work(parser: argparse.ArgumentParser) -> None:
+    """What the memory holds, and what is done with it on its way."""
+    add = parser.add_argument
+    add(
+        "--work", choices=contents.WORKS, default=MEMORY,
+        help="what the memory holds; all but `memory` with detection of zeros (default memory: random bytes)",
+    )  # fmt: skip
+    add("--codec", type=arguments.codec, default=NONE, help=f"of ours: {arguments.CODEC_HELP}")
+    add_tls_and_cold(parser)
+
+
+def add_tls_and_cold(parser: argparse.ArgumentParser) -> None:
+    """`--tls` and `--cold`."""
+    parser.add_argument("--tls", action="store_true", help="under TLS, with certificates of both sides")
+    parser.add_argument(
+        "--cold", action="store_true", help="the destination's memory is not populated before the start"
+    )

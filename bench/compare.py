@@ -19,7 +19,7 @@ from bench.machine import ROOT
 from bench.ours import Ours
 from bench.ranks import mann_whitney
 from bench.result import Result, Series
-from bench.throughput import POPULATED, VERIFIED, Plan, check_congestion, check_memory
+from bench.throughput import VERIFIED, Plan, check, check_congestion, conditions
 
 PACKAGE = "multifd"
 P_MAX = 0.05
@@ -28,7 +28,7 @@ P_MAX = 0.05
 
 def local(plan: Plan, revisions: tuple[str, str]) -> Result:
     """Both revisions with each channel count. Raise `BenchError`."""
-    check_memory(plan.settings, halves=4)
+    check(plan.settings, halves=4)
     facts = machine.describe()
     check_congestion(plan.settings, facts)
     labels = [f"{letter}: {short(revision)}" for letter, revision in zip("AB", revisions, strict=True)]
@@ -43,7 +43,7 @@ def local(plan: Plan, revisions: tuple[str, str]) -> Result:
         machine=facts,
         ours=(labels[1],),
         series=series,
-        conditions={"memory": POPULATED, "pages": both[0].pages},
+        conditions=conditions(plan.settings, pages=both[0].pages, security=both[0].security),
         findings=(VERIFIED, *verdicts(series)),
     )
 

@@ -1,7 +1,7 @@
 """One half of a measurement: a process's memory, and runs that move it out or take it in.
 
-Both halves make the same random bytes from a seed, so that the destination knows what must arrive without being told;
-it then wipes its memory before each run.
+Both halves make the same bytes from a seed, so that the destination knows what must arrive without being told; it then
+wipes its memory before each run, or gives its pages back where they have to be cold.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import multifd
-from bench.memory import SEED, Memory, Meter
+from bench.contents import SEED, WORKS
+from bench.memory import Memory, Meter
+from bench.scenario import MEMORY, PLAIN, TLS
+from multifd.codec import NONE
 from multifd.errors import Code, MultifdError, RefusedError
 from multifd.limits import CHANNELS_MAX
 
@@ -30,7 +33,21 @@ class HalfSettings:
     size: int
     slot_bytes: int
     congestion: str
+    work: str = MEMORY
+    codec: str = NONE
+    security: str = PLAIN
+    cold: bool = False
+    """The destination's memory is not populated before a run, and the library does it ahead of the data."""
+    tls_dir: str | None = None
+    """Where the certificates are, under TLS."""
     seed: int = SEED
+
+    def tls(self, *, server: bool) -> multifd.Tls | None:
+        """Of one side; None in plain."""
+        if self.security != TLS:
+            return None
+        assert self.tls_dir is not None, "certificates are made before the halves"
+        return multifd.Tls.load(self.tls_dir, server=server)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +57,10 @@ class HalfRun:
     elapsed_s: float
     transfer_s: float
     cpu_s: float
-    bytes: int
+    wire_bytes: int
+    """Payload as it went over the connections."""
     congestion_control: str
+    security: str
     peak_bytes: int | None
     verified: bool | None
     """Destination: the memory's digest is the one expected. The source cannot say."""
@@ -53,7 +72,7 @@ class Half:
     def __init__(self, settings: HalfSettings) -> None:
         self.settings = settings
         self._memory = Memory(settings.size)
-        self._memory.fill(settings.seed)
+        self._memory.fill(settings.work, settings.seed)
         self.memory = self._memory.buffer
         self.pages = self._memory.pages
         self.expected = self._memory.digest()
@@ -68,8 +87,9 @@ class Half:
             elapsed_s=report.elapsed_s,
             transfer_s=report.transfer_s,
             cpu_s=meter.cpu_s(),
-            bytes=report.bytes_sent,
+            wire_bytes=report.bytes_sent,
             congestion_control=report.congestion_control,
+            security=report.security,
             peak_bytes=meter.peak_bytes(),
             verified=None,
         )
@@ -105,8 +125,10 @@ class SourceHalf(Half):
             options=multifd.SourceOptions(
                 channels=channels,
                 slot_bytes=self.settings.slot_bytes,
-                zero_detection=False,
+                codec=self.settings.codec,
+                zero_detection=WORKS[self.settings.work].zero_detection,
                 congestion_control=self.settings.congestion,
+                tls=self.settings.tls(server=False),
             ),
         )
 
@@ -117,15 +139,15 @@ class DestinationHalf(Half):
     def __init__(self, settings: HalfSettings) -> None:
         super().__init__(settings)
         self._listener: multifd.Listener | None = None
-        self._memory.wipe()
+        self._make_ready()
 
     async def open(self, address: str) -> str:
         """Listen. Returns the address with its port."""
-        self._listener = await multifd.listen(address)
+        self._listener = await multifd.listen(address, self.settings.tls(server=True))
         return str(self._listener.address)
 
     async def run(self) -> HalfRun:
-        """Take one run in, verify it, and wipe the memory for the next. Raises what `Destination.run` raises."""
+        """Take one run in, verify it, and make the memory ready for the next. Raises what `Destination.run` raises."""
         assert self._listener is not None, "open comes first"
         destination = multifd.Destination(
             self._listener,
@@ -133,20 +155,26 @@ class DestinationHalf(Half):
             options=multifd.DestinationOptions(
                 channels_max=CHANNELS_MAX,
                 congestion_control=self.settings.congestion,
-                populate=False,  # it is populated already
+                populate=self.settings.cold,  # else it is populated already
             ),
         )
         meter = Meter(self.settings.size)
         report = await destination.run()
         figures = self._figures(report, meter)
         verified = self._memory.digest() == self.expected
-        self._memory.wipe()
+        self._make_ready()
         return dataclasses.replace(figures, verified=verified)
 
     async def close(self) -> None:
         """Stop listening."""
         if self._listener is not None:
             await self._listener.close()
+
+    def _make_ready(self) -> None:
+        if self.settings.cold:
+            self._memory.cool()
+        else:
+            self._memory.wipe()
 
 
 def _is_busy(error: multifd.MigrationRefusedError) -> bool:

@@ -1,10 +1,11 @@
-"""The memory of one side: random bytes that both sides make from a seed, populated; and what a process has beside it.
+"""The memory of one side: what both sides make from a seed, populated; and what a process has beside it.
 
 All of it happens before the clock starts, and so does every page fault.
 """
 
 from __future__ import annotations
 
+import mmap
 import re
 import resource
 from pathlib import Path
@@ -12,11 +13,13 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from multifd.limits import KIB, MIB
+from bench.contents import SEED, pieces
+from bench.scenario import MEMORY
+from multifd.limits import KIB
 from multifd.memory import populate
 
-FILL_BYTES = 32 * MIB  # random bytes made at a time: as fast as larger pieces, and small beside what is measured
-SEED = 2026
+WIPED = 0xFF
+"""In every byte that is still to arrive. Not zero: zeros would be right before they have arrived."""
 _CLEAR_REFS, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
@@ -28,20 +31,24 @@ class Memory:
         self.pages = populate.populate(self.buffer)
         self._bytes = np.frombuffer(self.buffer, dtype=np.uint8)
 
-    def fill(self, seed: int = SEED) -> None:
-        """Random bytes, the same for the same seed."""
-        random = np.random.Generator(np.random.SFC64(seed))
-        for start in range(0, self._bytes.size, FILL_BYTES):
-            piece = self._bytes[start : start + FILL_BYTES]
-            piece[:] = np.frombuffer(random.bytes(piece.size), dtype=np.uint8)
+    def fill(self, work: str = MEMORY, seed: int = SEED) -> None:
+        """Contents of a work, the same for the same seed."""
+        start = 0
+        for piece in pieces(work, self._bytes.size, seed):
+            self._bytes[start : start + piece.size] = piece
+            start += piece.size
 
     def digest(self) -> str:
         """Of all of it."""
         return xxhash.xxh3_128_hexdigest(self.buffer)
 
     def wipe(self) -> None:
-        """Zeros; the pages stay."""
-        self._bytes[:] = 0
+        """Contents that no work has; the pages stay."""
+        self._bytes[:] = WIPED
+
+    def cool(self) -> None:
+        """Give all pages back: as it was before it was populated."""
+        self.buffer.madvise(mmap.MADV_DONTNEED)
 
 
 class Meter:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import tempfile
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from bench.certificates import certificates
 from bench.contender import Contender
 from bench.errors import BenchError
 from bench.half import HalfRun, HalfSettings
 from bench.process import HalfProcess
 from bench.result import Run
-from bench.scenario import Scenario
+from bench.scenario import MEMORY, TLS, Scenario
+from multifd.codec import NONE
 
 NAME = "multifd"
 
@@ -26,7 +29,8 @@ class Ours(Contender):
 
     def __init__(self, settings: HalfSettings, *, name: str = NAME, library: Path | None = None) -> None:
         self.name = name
-        self.pages = "unknown"
+        self.pages = self.security = "unknown"
+        """How the memory is populated, and what the connections of the last run were: the cipher, or `plain`."""
         self._settings = settings
         self._library = library
         self._stack = contextlib.ExitStack()
@@ -36,8 +40,12 @@ class Ours(Contender):
 
     def __enter__(self) -> Self:
         with self._stack as stack:  # undone if the rest fails
+            settings = self._settings
+            if settings.security == TLS:
+                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="multifd-bench-"))
+                settings = dataclasses.replace(settings, tls_dir=str(certificates(Path(folder))))
             self._source, self._destination = halves = [
-                stack.enter_context(HalfProcess(role, self._settings, library=self._library))
+                stack.enter_context(HalfProcess(role, settings, library=self._library))
                 for role in ("source", "destination")
             ]
             facts = [half.answer() for half in halves]
@@ -61,17 +69,19 @@ class Ours(Contender):
         self._source.ask({"run": {"address": self._address, "channels": scenario.channels}})
         sent, received = HalfRun(**self._source.answer()), HalfRun(**self._destination.answer())
         verify(received)
+        self.security = sent.security
         both = run_of(sent, scenario)
         peaks = [half.peak_bytes for half in (sent, received) if half.peak_bytes is not None]
         return dataclasses.replace(both, cpu_s=sent.cpu_s + received.cpu_s, peak_bytes=max(peaks, default=None))
 
 
 def run_of(half: HalfRun, scenario: Scenario) -> Run:
-    """What one half has to say of a run. Raise `BenchError` if it moved something else."""
-    if half.bytes != scenario.size:
-        raise BenchError(f"{half.bytes} bytes were moved, not {scenario.size}")
+    """What one half has to say of a run. Raise `BenchError` if it moved something else, where its size tells."""
+    if (scenario.work, scenario.compression) == (MEMORY, NONE) and half.wire_bytes != scenario.size:
+        raise BenchError(f"{half.wire_bytes} bytes were moved, not {scenario.size}")
     return Run(
-        bytes=half.bytes,
+        bytes=scenario.size,
+        wire_bytes=half.wire_bytes,
         seconds=half.transfer_s,
         cpu_s=half.cpu_s,
         congestion=half.congestion_control,

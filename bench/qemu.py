@@ -1,7 +1,8 @@
-"""QEMU: a guest's random RAM from a stock QEMU to a stock QEMU, from a stock QEMU to `multifd qemu receive`, and from
+"""QEMU: a guest's RAM from a stock QEMU to a stock QEMU, from a stock QEMU to `multifd qemu receive`, and from
 `multifd qemu send` to a stock QEMU, alternating, over TCP loopback.
 
-RAM is a file on tmpfs, and populated at both ends before the clock starts. The guest is stopped: nothing is sent twice.
+RAM is a file on tmpfs, and populated at both ends before the clock starts (with --cold at the source alone). The guest
+is stopped: nothing is sent twice.
 A time is the source's own: from the command to migrate until it knows that the destination has everything. Where root
 allows, all of it runs in a network namespace with the congestion control that was asked for; QEMU has no option for it.
 """
@@ -20,16 +21,16 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import Any, NamedTuple
 
 from bench import machine, namespace
+from bench.certificates import certificates
 from bench.contender import Contender, alternate
+from bench.contents import WORKS, pieces
 from bench.errors import BenchError
 from bench.machine import ROOT
 from bench.result import Result, Run
-from bench.scenario import GUEST_RAM, LOOPBACK, Scenario
+from bench.scenario import GUEST, LOOPBACK, PLAIN, RAM, TLS, Scenario
 from multifd.cli.sizes import format_bytes
 from multifd.limits import KIB, MIB
 from multifd.testing.binaries import QemuBinary, QemuError, find_binaries
@@ -38,8 +39,10 @@ from multifd.testing.settings import MigrationSettings
 
 STOCK, RECEIVE, SEND = "stock to stock", "stock to ours", "ours to stock"
 DEADLINE_S = 300.0
+VERIFIED = "every run verified: the destination's memory is the source's (of ours as destination by SHA-256)"
 TMPFS = Path("/dev/shm")
 """The bench is about memory: a file anywhere else would measure a disk."""
+_COMPARED_BYTES = 64 * MIB  # at a time
 _PACKET_BYTES = 512 * KIB  # QEMU's own, whatever the options
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
@@ -59,18 +62,31 @@ class Plan:
     congestion: str = "cubic"
     version: str = ""
     link: str = LOOPBACK
+    work: str = RAM
+    security: str = PLAIN
+    cold: bool = False
+    """RAM of a destination is not populated before the start."""
+    only_stock: bool = False
+    """Stock to stock alone."""
 
     def scenario(self) -> Scenario:
         """The only one."""
         return Scenario(
-            work=GUEST_RAM,
+            work=f"{GUEST}-{self.work}",
             size=self.size,
             channels=self.channels,
             piece_bytes=_PACKET_BYTES,
             congestion=self.congestion,
             compression=self.compression,
             link=self.link,
+            security=self.security,
+            cold=self.cold,
         )
+
+    @property
+    def ours(self) -> tuple[str, ...]:
+        """Those pairs that one of ours is in."""
+        return () if self.only_stock else (RECEIVE, SEND)
 
 
 def local(plan: Plan) -> Result:
@@ -78,27 +94,24 @@ def local(plan: Plan) -> Result:
     own = namespace.enter(plan.congestion, plan.link)
     facts = machine.describe()
     binary = _choose(plan.version)
-    _check_room(plan.size)
+    _check_room(plan)
     scenario = plan.scenario()
     with tempfile.TemporaryDirectory(prefix="multifd-bench-", dir=TMPFS) as folder:
         bench = _Bench(plan, binary, Path(folder))
         pairs = [(scenario, contender) for contender in bench.contenders()]
         series = alternate(pairs, repeat=plan.repeat, warm_up=1)
-    share = statistics.median(bench.commit_shares[1:])  # without the round that warmed up
+    ends = "at the source alone, the destination is cold" if plan.cold else "at both ends"
     return Result(
         machine=facts,
-        ours=(RECEIVE, SEND),
+        ours=plan.ours,
         series=series,
         conditions={
             "QEMU": binary.text,
-            "guest RAM": "random bytes in files on tmpfs, populated at both ends; the guest is stopped",
+            "guest RAM": f"{WORKS[plan.work].words}; in files on tmpfs, populated {ends}; the guest is stopped",
             "network": "a namespace of the bench's own" if own else "the system's own loopback",
+            "security": bench.security,
         },
-        findings=(
-            "every run of ours verified by SHA-256",
-            f"{RECEIVE}: what comes before SHUT 0 is {share:.0%} of the guest's stop",
-            f"{SEND}: processor time has the start of our process in it",
-        ),
+        findings=(VERIFIED, *bench.findings()),
     )
 
 
@@ -106,7 +119,7 @@ def unable(plan: Plan) -> str | None:
     """Why it can't be run here, with what to do about it; None if it can."""
     try:
         _choose(plan.version)
-        _check_room(plan.size)
+        _check_room(plan)
     except QemuBenchError as error:
         return str(error)
     return None
@@ -121,103 +134,132 @@ def _choose(version: str) -> QemuBinary:
     return wanted[-1]
 
 
-def _check_room(size: int) -> None:
-    needed = 3 * size + 512 * MIB  # two QEMUs and a saved machine
+def _check_room(plan: Plan) -> None:
+    needed = (2 if plan.only_stock else 3) * plan.size + 512 * MIB  # two QEMUs and a saved machine
     free = shutil.disk_usage(TMPFS).free
     if min(free, machine.memory_available()) < needed:
         raise QemuBenchError(f"{format_bytes(needed)} of memory on {TMPFS} are needed: choose a smaller --size")
 
 
+class _Figures(NamedTuple):
+    seconds: float
+    cpu_s: float
+    wire_bytes: int
+
+
 class _Pair(Contender):
-    def __init__(self, name: str, once: Callable[[], Coroutine[Any, Any, tuple[float, float]]]) -> None:
+    def __init__(self, name: str, once: Callable[[], Coroutine[Any, Any, _Figures]]) -> None:
         self.name = name
         self._once = once
 
     def run(self, scenario: Scenario) -> Run:
         try:
-            seconds, cpu_s = asyncio.run(self._once())
+            made = asyncio.run(self._once())
         except QemuError as error:
             raise QemuBenchError(str(error)) from error
-        return Run(bytes=scenario.size, seconds=seconds, cpu_s=cpu_s, congestion=scenario.congestion)
+        return Run(bytes=scenario.size, congestion=scenario.congestion, **made._asdict())
 
 
 class _Bench:
     def __init__(self, plan: Plan, binary: QemuBinary, folder: Path) -> None:
         self._plan = plan
         self._binary = binary
-        self._folder = folder
-        self._settings = MigrationSettings(channels=plan.channels, compression=plan.compression)
-        self._saved = folder / "saved"
-        self._digest = self._fill(folder / "source")
-        self.commit_shares: list[float] = []
+        self._tls_dir = certificates(folder / "tls") if plan.security == TLS else None
+        self._settings = MigrationSettings(
+            channels=plan.channels, compression=plan.compression, tls_folder=self._tls_dir
+        )
+        self._source, self._destination, self._saved = (folder / name for name in ("source", "destination", "saved"))
+        self._digest = self._fill()
+        self._commit_shares: list[float] = []
         """Of the guest's stop, run by run: what had to happen before SHUT 0 (ours as destination)."""
+        self.security = PLAIN if self._tls_dir is None else "TLS with certificates of both sides"
+        """What the connections were; the version and the cipher only where ours was there to see them."""
 
-    def contenders(self) -> tuple[_Pair, ...]:
+    def contenders(self) -> list[_Pair]:
         """In this order: what ours sends is what it received before."""
-        return _Pair(STOCK, self._stock), _Pair(RECEIVE, self._receive), _Pair(SEND, self._send)
+        every = {STOCK: self._stock, RECEIVE: self._receive, SEND: self._send}
+        return [_Pair(name, every[name]) for name in (STOCK, *self._plan.ours)]
 
-    def _fill(self, memory: Path) -> str:
+    def findings(self) -> list[str]:
+        """What is to be said of the runs of ours."""
+        if not self._plan.ours:
+            return []
+        share = statistics.median(self._commit_shares[1:])  # without the round that warmed up
+        return [
+            f"{RECEIVE}: what comes before SHUT 0 is {share:.0%} of the guest's stop",
+            f"{SEND}: processor time has the start of our process in it",
+        ]
+
+    def _fill(self) -> str:
+        """The source's RAM; its digest. Zeros are written too: a hole in the file would be no populated memory."""
         digest = hashlib.sha256()
-        random = np.random.default_rng(1)
-        with memory.open("wb") as file:
-            for _ in range(0, self._plan.size, 64 * MIB):
-                piece = random.bytes(64 * MIB)
-                digest.update(piece)
-                file.write(piece)
+        with self._source.open("wb") as file:
+            for piece in pieces(self._plan.work, self._plan.size):
+                digest.update(piece.data)
+                file.write(piece.data)
         return digest.hexdigest()
 
     @contextlib.asynccontextmanager
     async def _qemu(self, *, incoming: bool) -> AsyncIterator[Qemu]:
-        memory = self._folder / ("destination" if incoming else "source")
-        vm = Machine(ram_bytes=self._plan.size, memory_properties=("prealloc=on",))
+        memory = self._destination if incoming else self._source
+        populated = () if incoming and self._plan.cold else ("prealloc=on",)
+        vm = Machine(ram_bytes=self._plan.size, memory_properties=populated)
         async with await Qemu.start(self._binary, vm, incoming=incoming, paused=True, memory=memory) as qemu:
             await qemu.configure(self._settings)
             yield qemu
         if incoming:
             memory.unlink()
 
-    async def _stock(self) -> tuple[float, float]:
+    async def _stock(self) -> _Figures:
         async with self._qemu(incoming=True) as destination, self._qemu(incoming=False) as source:
             address = await destination.listen("tcp:127.0.0.1:0")
-            return await self._migrate(source, address, destination.pid)
+            made = await self._migrate(source, address, destination.pid)
+            await self._verify_destination()
+        return made
 
-    async def _migrate(self, source: Qemu, address: str, other: int) -> tuple[float, float]:
+    async def _verify_destination(self) -> None:
+        if not await asyncio.to_thread(_equal, self._source, self._destination):
+            raise QemuBenchError("the destination's memory is not the source's")
+
+    async def _migrate(self, source: Qemu, address: str, other: int) -> _Figures:
         before = _cpu_s(source.pid) + _cpu_s(other)
         await source.migrate(address)
         info = await source.wait_migration("completed", deadline_s=DEADLINE_S)
-        return info["total-time"] / 1e3, _cpu_s(source.pid) + _cpu_s(other) - before
+        cpu_s = _cpu_s(source.pid) + _cpu_s(other) - before
+        return _Figures(info["total-time"] / 1e3, cpu_s, info["ram"]["transferred"])
 
-    async def _receive(self) -> tuple[float, float]:
+    def _options(self) -> list[str]:
+        """Of both our commands."""
+        tls = [] if self._tls_dir is None else ["--tls-dir", str(self._tls_dir)]
+        return ["--json", "--channels", str(self._plan.channels), "--compression", self._plan.compression, *tls]
+
+    async def _receive(self) -> _Figures:
         shutil.rmtree(self._saved, ignore_errors=True)
-        options = ["receive", "--listen", "tcp:127.0.0.1:0", "--into", str(self._saved), "--json"]
-        options += ["--channels", str(self._plan.channels), "--compression", self._plan.compression]
-        options += ["--reserve", str(self._plan.size)]
+        options = ["receive", "--listen", "tcp:127.0.0.1:0", "--into", str(self._saved), *self._options()]
+        options += [] if self._plan.cold else ["--reserve", str(self._plan.size)]
         async with _command(options) as ours, self._qemu(incoming=False) as source:
             address = await _listening(ours)
-            seconds, cpu_s = await self._migrate(source, address, ours.pid)
+            made = await self._migrate(source, address, ours.pid)
             report = await _report(ours)
         stored = next(block["sha256"] for block in report["blocks"] if block["name"] == "m")
         if stored != self._digest:
             raise QemuBenchError(f"what was received has the digest {stored}, not {self._digest}")
-        self.commit_shares.append(report["commit_share"])
-        return seconds, cpu_s
+        self._commit_shares.append(report["commit_share"])
+        self.security = report["security"]
+        return made
 
-    async def _send(self) -> tuple[float, float]:
+    async def _send(self) -> _Figures:
         async with self._qemu(incoming=True) as destination:
             address = await destination.listen("tcp:127.0.0.1:0")
             before = _cpu_s(destination.pid)
-            options = ["send", str(self._saved), "--to", address, "--json"]
-            options += ["--channels", str(self._plan.channels), "--compression", self._plan.compression]
             began = os.times()
-            async with _command(options) as ours:
+            async with _command(["send", str(self._saved), "--to", address, *self._options()]) as ours:
                 report = await _report(ours)
             ended = os.times()
             ours_s = ended.children_user + ended.children_system - began.children_user - began.children_system
             cpu_s = _cpu_s(destination.pid) - before + ours_s
-            digest = await asyncio.to_thread(_sha256, self._folder / "destination")
-        if digest != self._digest:
-            raise QemuBenchError(f"the destination's memory has the digest {digest}, not {self._digest}")
-        return report["elapsed_s"], cpu_s
+            await self._verify_destination()
+        return _Figures(report["elapsed_s"], cpu_s, report["bytes"])
 
 
 @contextlib.asynccontextmanager
@@ -264,6 +306,10 @@ def _cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) * _TICK_S
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _equal(one: Path, other: Path) -> bool:
+    """Whether two files hold the same."""
+    with one.open("rb") as first, other.open("rb") as second:
+        while (piece := first.read(_COMPARED_BYTES)) == second.read(_COMPARED_BYTES):
+            if not piece:
+                return True
+    return False

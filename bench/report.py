@@ -9,7 +9,7 @@ from bench.result import Ratio, Result, Series
 from multifd.cli.sizes import format_bytes
 from multifd.limits import MIB
 
-HEADINGS = ("scenario", "who", "GB/s", "least", "most", "CPU s/GB", "peak MiB", "runs")
+HEADINGS = ("scenario", "who", "GB/s", "least", "most", "CPU s/GB", "wire", "peak MiB", "runs")
 """Of the columns that `cells` fills; the first two are words."""
 
 _WIDTH = 200  # whatever the terminal's: a name that is cut off names nothing
@@ -55,11 +55,12 @@ def rows(result: Result) -> list[tuple[str, ...]]:
 
 
 def _cells(series: Series) -> tuple[str, ...]:
-    rate, peak = series.gbytes_per_s, series.peak_bytes
+    rate, peak, share = series.gbytes_per_s, series.peak_bytes, series.wire_share
     return (
         series.contender,
         *(_three_digits(each) for each in (rate.median, rate.least, rate.most)),
         f"{series.cpu_s_per_gb.median:.3f}",
+        "" if share is None else f"{share:.3f}",
         "" if peak is None else f"{peak.median / MIB:.0f}",
         str(len(series.runs)),
     )

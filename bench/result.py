@@ -24,6 +24,7 @@ class Run:
     """One run of one contender."""
 
     bytes: int
+    """Of state."""
     seconds: float
     cpu_s: float
     """User and system time of both sides; of one side where only that one is here."""
@@ -31,6 +32,8 @@ class Run:
     """What was in use."""
     peak_bytes: int | None = None
     """Most that either side's process had in memory beyond the state, or None if that can't be told."""
+    wire_bytes: int | None = None
+    """What went over the connections in place of the state, or None if that can't be told."""
 
     @property
     def gbytes_per_s(self) -> float:
@@ -86,15 +89,22 @@ class Series:
         known = [run.peak_bytes for run in self.runs if run.peak_bytes is not None]
         return Spread.of(known) if known else None
 
+    @property
+    def wire_share(self) -> float | None:
+        """Bytes on the wire for each of state, a median of the runs of which it is known."""
+        known = [run.wire_bytes / run.bytes for run in self.runs if run.wire_bytes is not None]
+        return statistics.median(known) if known else None
+
     def to_json(self) -> dict[str, Any]:
         """The runs, and for readers what is made of them."""
-        peak = self.peak_bytes
+        peak, share = self.peak_bytes, self.wire_share
         return {
             "scenario": self.scenario.to_json(),
             "contender": self.contender,
             "gbytes_per_s": self.gbytes_per_s.to_json(3),
             "cpu_s_per_gb": self.cpu_s_per_gb.to_json(4),
             "peak_bytes": None if peak is None else peak.to_json(0),
+            "wire_share": None if share is None else round(share, 4),
             "runs": [dataclasses.asdict(run) for run in self.runs],
         }
 

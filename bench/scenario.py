@@ -8,8 +8,11 @@ from typing import Any, Self
 
 from multifd.limits import GIB, KIB, MIB
 
-MEMORY, GUEST_RAM = "memory", "guest-ram"
-"""Works: random bytes, memory to memory; the RAM of a QEMU's guest."""
+MEMORY, RAM, ZEROS = "memory", "ram", "zeros"
+"""Works that are named elsewhere; all of them are in `contents.py`."""
+GUEST = "guest"
+"""Before the name of a work that is the RAM of a QEMU's guest: `guest-ram`."""
+PLAIN, TLS = "plain", "tls"
 LOOPBACK, NETWORK = "loopback", "network"
 """Links that are found, not made (those are in `namespace.py`)."""
 _UNITS = ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB"), (1, "B"))
@@ -34,6 +37,9 @@ class Scenario:
     """0: whatever number, for what scenarios that differ in nothing else have in common (`family`)."""
     compression: str = "none"
     link: str = LOOPBACK
+    security: str = PLAIN
+    cold: bool = False
+    """The destination's memory is not populated before the start."""
 
     @property
     def family(self) -> Self:
@@ -42,10 +48,11 @@ class Scenario:
 
     @property
     def name(self) -> str:
-        """All values, in words: `memory-4GiB-2ch-1MiB-none-cubic-loopback`."""
+        """All values, in words: `memory-4GiB-2ch-1MiB-none-cubic-loopback`, and `-tls` and `-cold` where it is that."""
         channels = (f"{self.channels}ch",) if self.channels else ()
         sizes = (exact_size(self.size), *channels, exact_size(self.piece_bytes))
-        return "-".join((self.work, *sizes, self.compression, self.congestion, self.link))
+        unusual = (*((self.security,) if self.security != PLAIN else ()), *(("cold",) if self.cold else ()))
+        return "-".join((self.work, *sizes, self.compression, self.congestion, self.link, *unusual))
 
     def to_json(self) -> dict[str, Any]:
         """Its values, and the name for readers."""
@@ -53,5 +60,5 @@ class Scenario:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
-        """What `to_json` gave; the name is made again. Raise `TypeError` or `KeyError` for anything else."""
-        return cls(**{field.name: values[field.name] for field in dataclasses.fields(cls)})
+        """What `to_json` gave, also when it had fewer fields; the name is made again. Raise `TypeError` otherwise."""
+        return cls(**{field.name: values[field.name] for field in dataclasses.fields(cls) if field.name in values})

@@ -1,8 +1,9 @@
-"""Throughput: random bytes, memory to memory, between two processes over TCP.
+"""Throughput: memory to memory between two processes over TCP.
 
 Both memories are filled and populated before the clock starts, runs of ours and of the baselines (the C limit, iperf3)
-alternate, and the digest of what arrived is compared with the source's after each run. With --listen and --connect the
-halves are on two hosts: give both the same --size, --channels and --repeat; there are no baselines then.
+alternate, and the digest of what arrived is compared with the source's after each run. The baselines copy random bytes
+and nothing else: with --codec, --tls, --cold or a --work of anything else they are left out. With --listen and
+--connect the halves are on two hosts: give both the same options; there are no baselines and no TLS then.
 """
 
 from __future__ import annotations
@@ -18,18 +19,19 @@ import uvloop
 from bench import machine
 from bench.c_limit import CLimit
 from bench.contender import Contender, alternate, tell, who_runs
+from bench.contents import WORKS
 from bench.errors import BenchError
 from bench.half import DestinationHalf, HalfSettings, SourceHalf
 from bench.iperf import Iperf
 from bench.ours import NAME, Ours, run_of, verify
 from bench.result import Result, Run, Series
-from bench.scenario import LOOPBACK, MEMORY, Scenario
+from bench.scenario import LOOPBACK, MEMORY, PLAIN, RAM, ZEROS, Scenario
 from multifd.cli.sizes import format_bytes
+from multifd.codec import NONE
 from multifd.errors import MultifdError
 from multifd.limits import MIB
 
 SPARE_BYTES = 512 * MIB  # memory that a run needs beside both halves' own
-POPULATED = "filled with random bytes and populated on both sides before the clock starts"
 VERIFIED = "every run verified: the digest of what arrived is that of what was sent"
 
 
@@ -47,27 +49,36 @@ class Plan:
         settings = self.settings
         return [
             Scenario(
-                work=MEMORY,
+                work=settings.work,
                 size=settings.size,
                 channels=channels,
                 piece_bytes=settings.slot_bytes,
                 congestion=settings.congestion,
+                compression=settings.codec,
                 link=self.link,
+                security=settings.security,
+                cold=settings.cold,
             )
             for channels in self.channels
         ]
 
 
 class Beside(Contender):
-    """Another's place beside ours, if there is memory for both."""
+    """The place beside ours of one that copies bytes, if that is what is to be done, and if there is memory for both.
 
-    def __init__(self, other: Contender) -> None:
+    `memories`: how many it has of its own.
+    """
+
+    def __init__(self, other: Contender, *, memories: int = 2) -> None:
         self.name = other.name
         self._other = other
+        self._memories = memories
 
     def unable(self, scenario: Scenario) -> str | None:
-        """Room for four memories is needed: those of our halves stay while the other runs."""
-        if machine.memory_available() < 4 * scenario.size + SPARE_BYTES:
+        """The memories of our halves stay while the other runs."""
+        if (beyond := beyond_copying(scenario)) is not None:
+            return f"it copies random bytes as they are to populated memory, which is no measure for {beyond}"
+        if machine.memory_available() < (2 + self._memories) * scenario.size + SPARE_BYTES:
             return "there is no memory for it beside ours: choose a smaller --size"
         return self._other.unable(scenario)
 
@@ -76,25 +87,40 @@ class Beside(Contender):
         return self._other.run(scenario)
 
 
+def beyond_copying(scenario: Scenario) -> str | None:
+    """What there is in a scenario for which copying random bytes is no measure; None if there is nothing."""
+    reasons = {
+        f"work {scenario.work}": scenario.work not in (MEMORY, RAM),
+        f"compression ({scenario.compression})": scenario.compression != NONE,
+        "TLS": scenario.security != PLAIN,
+        "cold destination": scenario.cold,
+    }
+    return ", ".join(reason for reason, holds in reasons.items() if holds) or None
+
+
 def local(plan: Plan, others: Iterable[Contender] = ()) -> Result:
     """Both halves as processes of this machine, alternating with the baselines and `others`. Raise `BenchError`."""
-    check_memory(plan.settings, halves=2)
+    check(plan.settings, halves=2)
     facts = machine.describe()
     check_congestion(plan.settings, facts)
     ours = Ours(plan.settings)
     with tempfile.TemporaryDirectory(prefix="multifd-bench-") as folder:
-        contenders = (ours, Beside(CLimit(Path(folder))), Iperf(), *map(Beside, others))
+        contenders = (ours, Beside(CLimit(Path(folder))), Beside(Iperf(), memories=0), *map(Beside, others))
         pairs, left_out = who_runs(contenders, plan.scenarios())
         series = alternate(pairs, repeat=plan.repeat)
-    conditions = {"memory": POPULATED, "pages": ours.pages}
     return Result(
-        machine=facts, ours=(NAME,), series=series, conditions=conditions, left_out=left_out, findings=(VERIFIED,)
+        machine=facts,
+        ours=(NAME,),
+        series=series,
+        conditions=conditions(plan.settings, pages=ours.pages, security=ours.security),
+        left_out=left_out,
+        findings=(VERIFIED,),
     )
 
 
 def listen(plan: Plan, address: str) -> Result:
     """The destination half alone, in this process, for a source on another host. Raise `BenchError`."""
-    check_memory(plan.settings, halves=1)
+    check(plan.settings, halves=1)
     facts = machine.describe()
     half = DestinationHalf(plan.settings)
     runs: dict[Scenario, list[Run]] = {scenario: [] for scenario in plan.scenarios()}
@@ -114,7 +140,7 @@ def listen(plan: Plan, address: str) -> Result:
 
 def connect(plan: Plan, address: str) -> Result:
     """The source half alone, in this process, to a destination on another host. Raise `BenchError`."""
-    check_memory(plan.settings, halves=1)
+    check(plan.settings, halves=1)
     facts = machine.describe()
     check_congestion(plan.settings, facts)
     half = SourceHalf(plan.settings)
@@ -142,13 +168,27 @@ def _of_one_half(
         machine=facts,
         ours=(NAME,),
         series=tuple(Series(scenario, NAME, tuple(made)) for scenario, made in runs.items()),
-        conditions={"memory": POPULATED, "pages": half.pages, "side": alone},
+        conditions={**conditions(half.settings, pages=half.pages, security=half.settings.security), "side": alone},
         findings=findings,
     )
 
 
-def check_memory(settings: HalfSettings, *, halves: int) -> None:
-    """Raise `BenchError` unless there is room for so many."""
+def conditions(settings: HalfSettings, *, pages: str, security: str) -> dict[str, str]:
+    """What figures depend on beside machine and scenario."""
+    work = WORKS[settings.work]
+    where = "at the source, and not at the destination," if settings.cold else "on both sides"
+    return {
+        "memory": f"{work.words}; populated {where} before the clock starts",
+        "zero detection": "on" if work.zero_detection else "off",
+        "pages": pages,
+        "security": security,
+    }
+
+
+def check(settings: HalfSettings, *, halves: int) -> None:
+    """Raise `BenchError` unless there is room for so many, and something to verify."""
+    if settings.cold and settings.work == ZEROS:
+        raise BenchError("cold memory holds zeros already: that they arrived could not be verified; leave out --cold")
     needed, there = halves * settings.size + SPARE_BYTES, machine.memory_available()
     if needed > there:
         raise BenchError(

@@ -5,9 +5,14 @@ difference.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from bench.certificates import certificates
+from bench.contents import WORKS
 from bench.half import DestinationHalf, HalfRun, HalfSettings, SourceHalf
 from bench.process import HalfError, HalfProcess
 from multifd.limits import KIB, MIB
@@ -35,7 +40,7 @@ async def test_a_source_waits_for_a_busy_destination() -> None:
             received = group.create_task(destination.run())
     finally:
         await destination.close()
-    assert sent.result().bytes == SETTINGS.size
+    assert sent.result().wire_bytes == SETTINGS.size
     assert received.result().verified
 
 
@@ -50,12 +55,34 @@ async def test_runs_are_verified_one_by_one() -> None:
             source.memory[SETTINGS.size - 1] ^= spoil
             sent, received = await one_run(source, destination, address)
             source.memory[SETTINGS.size - 1] ^= spoil
-            assert sent.bytes == received.bytes == SETTINGS.size
+            assert sent.wire_bytes == received.wire_bytes == SETTINGS.size
             assert sent.congestion_control == "reno"
             verified.append(received.verified)
     finally:
         await destination.close()
     assert verified == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [*({"work": work} for work in WORKS), {"codec": "lz4", "work": "text"}, {"cold": True}, {"security": "tls"}],
+    ids=lambda options: "-".join(map(str, options.values())),
+)
+async def test_every_work_arrives_twice(options: dict[str, Any], tmp_path: Path) -> None:
+    """Whatever the memory holds and however it goes over, both runs are verified, and say what the connection was."""
+    settings = dataclasses.replace(SETTINGS, **options)
+    if settings.security == "tls":
+        settings = dataclasses.replace(settings, tls_dir=str(certificates(tmp_path / "tls")))
+    source, destination = SourceHalf(settings), DestinationHalf(settings)
+    address = await destination.open("tcp://127.0.0.1:0")
+    try:
+        for _number in range(2):
+            sent, received = await one_run(source, destination, address)
+            assert received.verified
+            assert sent.wire_bytes <= SETTINGS.size
+            assert sent.security.startswith("TLS 1.3, ") == (settings.security == "tls")
+    finally:
+        await destination.close()
 
 
 @pytest.mark.slow

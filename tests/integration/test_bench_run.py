@@ -60,6 +60,23 @@ def test_measures_ours_and_the_baselines() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+def test_measures_ours_alone_where_there_is_more_than_copying() -> None:
+    """Zeros under TLS to cold memory: the cipher is told, the wire has what is not zero, and no baseline is there."""
+    options = ["--channels", "1", "--work", "sparse-10", "--tls", "--cold"]
+    done = subprocess.run(
+        [*COMMAND, *options], cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE_S, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    result = read(done.stdout)
+    [series] = result["series"]
+    assert series["scenario"]["name"] == "sparse-10-8MiB-1ch-1MiB-none-reno-loopback-tls-cold"
+    assert series["wire_share"] == pytest.approx(0.1, abs=0.01)
+    assert result["conditions"]["security"].startswith("TLS 1.3, ")
+    assert sorted(result["left_out"]) == ["C limit", "iperf3"]
+
+
+@pytest.mark.slow
 def test_measures_between_two_commands() -> None:
     """--listen and --connect are the halves of one measurement, and either end has its figures."""
     with subprocess.Popen(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -24,6 +25,14 @@ def test_peak_memory_is_said_where_it_is_known() -> None:
     """Of the runs that know theirs; none knows it, and there is none."""
     assert series("multifd", 1, 5.0, peak=MIB).peak_bytes == Spread(MIB, MIB, MIB)
     assert series("iperf3", 1, 5.0).peak_bytes is None
+
+
+def test_bytes_on_the_wire_are_a_share_of_the_state() -> None:
+    """The median of the runs of which it is known; none for what can't tell."""
+    ours = result().series[0]
+    runs = tuple(dataclasses.replace(run(4.0), wire_bytes=sent) for sent in (10**8, 10**9, 2 * 10**8))
+    assert dataclasses.replace(ours, runs=runs).wire_share == 0.2
+    assert ours.wire_share is None
 
 
 def test_ratios_compare_medians() -> None:

@@ -13,14 +13,16 @@ from multifd.limits import GIB, KIB, MIB
 
 OTHERS: dict[str, Any] = {
     "work": "guest-ram", "size": GIB + 1, "piece_bytes": MIB, "congestion": "reno", "channels": 2,
-    "compression": "zstd", "link": "1gbit",
+    "compression": "zstd", "link": "1gbit", "security": "tls", "cold": True,
 }  # fmt: skip
 
 
 def test_a_name_has_every_value() -> None:
-    """Work, sizes, channels, compression, congestion control and link, in this order."""
+    """Work, sizes, channels, compression, congestion control and link, in this order; then TLS and cold, if so."""
     assert SCENARIO.name == "memory-1GiB-1ch-512KiB-none-cubic-loopback"
     assert SCENARIO.family.name == "memory-1GiB-512KiB-none-cubic-loopback"
+    unusual = dataclasses.replace(SCENARIO, security="tls", cold=True)
+    assert unusual.name == f"{SCENARIO.name}-tls-cold"
 
 
 def test_scenarios_that_differ_have_names_that_differ() -> None:
@@ -41,3 +43,11 @@ def test_sizes_are_exact(size: int, words: str) -> None:
 def test_values_survive_json() -> None:
     """What is read is what was written, and the name plays no part."""
     assert Scenario.from_json({**SCENARIO.to_json(), "name": "another"}) == SCENARIO
+
+
+def test_older_values_are_read() -> None:
+    """Those of a bench that knew neither TLS nor cold memory are of a scenario without; other objects are refused."""
+    older = {name: value for name, value in SCENARIO.to_json().items() if name not in ("security", "cold")}
+    assert Scenario.from_json(older) == SCENARIO
+    with pytest.raises(TypeError):
+        Scenario.from_json({"work": "memory"})

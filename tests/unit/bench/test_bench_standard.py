@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from bench_results import FACTS, SCENARIO, result, run
+from bench_results import FACTS, result, run
 
 from bench import namespace, qemu, standard, throughput
 from bench.errors import BenchError
 from bench.half import HalfSettings
 from bench.result import Result, Series
-from bench.scenario import GUEST_RAM
 from multifd.limits import GIB, MIB
 
 GUEST = qemu.Plan(size=GIB, channels=4, repeat=1)
@@ -19,7 +18,7 @@ PLAN = throughput.Plan(HalfSettings(size=GIB, slot_bytes=MIB, congestion="cubic"
 
 
 def guest_ram() -> Result:
-    scenario = dataclasses.replace(SCENARIO, work=GUEST_RAM, channels=4)
+    scenario = dataclasses.replace(GUEST.scenario(), channels=4)
     series = tuple(Series(scenario, name, (run(rate),)) for name, rate in ((qemu.STOCK, 4.0), (qemu.RECEIVE, 5.0)))
     return Result(machine=FACTS, ours=(qemu.RECEIVE,), series=series, conditions={"QEMU": "11.1"}, findings=("SHA",))
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 from bench_results import SCENARIO
@@ -20,7 +22,14 @@ PLAN = throughput.Plan(HalfSettings(size=GIB, slot_bytes=512 * KIB, congestion="
 
 def half(*, size: int = GIB, verified: bool | None = True) -> HalfRun:
     return HalfRun(
-        elapsed_s=1, transfer_s=0.5, cpu_s=0.25, bytes=size, congestion_control="cubic", peak_bytes=7, verified=verified
+        elapsed_s=1,
+        transfer_s=0.5,
+        cpu_s=0.25,
+        wire_bytes=size,
+        congestion_control="cubic",
+        security="plain",
+        peak_bytes=7,
+        verified=verified,
     )
 
 
@@ -37,12 +46,21 @@ def test_each_channel_count_is_a_scenario() -> None:
     assert (second.channels, second.family) == (4, first.family)
 
 
+def test_what_the_memory_holds_and_what_is_done_with_it_is_the_scenario() -> None:
+    """Work, codec, TLS and cold memory are options, and in the scenario's name."""
+    chosen = command.parser().parse_args(["throughput", "--work", "text", "--codec", "zstd:3", "--tls", "--cold"])
+    plan = command._plan(command._work(chosen), chosen, "loopback")
+    assert plan.scenarios()[0].name == "text-4GiB-1ch-1MiB-zstd:3-cubic-loopback-tls-cold"
+
+
 def test_a_run_is_what_the_half_saw() -> None:
     """Time is that of the transfer; a run of another size, or one that is not verified, ends the bench."""
     made = run_of(half(), SCENARIO)
     assert (made.bytes, made.seconds, made.cpu_s, made.congestion, made.peak_bytes) == (GIB, 0.5, 0.25, "cubic", 7)
     with pytest.raises(BenchError, match="bytes were moved, not"):
         run_of(half(size=GIB - 1), SCENARIO)
+    sparse = run_of(half(size=GIB // 2), dataclasses.replace(SCENARIO, work="sparse-1"))
+    assert (sparse.bytes, sparse.wire_bytes) == (GIB, GIB // 2)
     for verified in (False, None):
         with pytest.raises(BenchError, match="digests differ"):
             verify(half(verified=verified))
@@ -72,6 +90,8 @@ def test_options_are_read() -> None:
         ["--slot", "5MiB"],
         ["--repeat", "0"],
         ["--link", "1mbit"],
+        ["--work", "homework"],
+        ["--codec", "zip"],
         ["--connect", "here:port"],
         ["--connect", "tcp://192.0.2.1:7", "--listen", "tcp://192.0.2.1:7"],
         ["--connect", "tcp://192.0.2.1:7", "--link", "1gbit"],
@@ -96,6 +116,35 @@ def test_a_baseline_without_room_is_left_out(monkeypatch: pytest.MonkeyPatch, tm
     """What moves memory of its own needs room for it beside ours."""
     monkeypatch.setattr(machine, "memory_available", lambda: 4 * GIB)
     assert "choose a smaller --size" in str(throughput.Beside(CLimit(tmp_path)).unable(SCENARIO))
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ({"work": "zeros"}, "work zeros"),
+        ({"compression": "lz4"}, r"compression \(lz4\)"),
+        ({"security": "tls", "cold": True}, "no measure for TLS, cold destination"),
+    ],
+)
+def test_a_baseline_that_copies_is_left_out_of_all_else(other: dict[str, Any], words: str, tmp_path: Path) -> None:
+    """What it has no counterpart for is said; random bytes are the same to it whether ours looks for zeros or not."""
+    beside = throughput.Beside(CLimit(tmp_path))
+    with pytest.raises(BenchError, match=words):
+        raise BenchError(beside.unable(dataclasses.replace(SCENARIO, **other)))
+    assert throughput.beyond_copying(dataclasses.replace(SCENARIO, work="ram")) is None
+
+
+def test_zeros_that_nothing_proves_are_refused() -> None:
+    """Cold memory holds zeros before any have arrived."""
+    with pytest.raises(BenchError, match="leave out --cold"):
+        throughput.check(dataclasses.replace(PLAN.settings, work="zeros", cold=True), halves=2)
+
+
+def test_certificates_are_for_one_machine(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Between hosts TLS is refused, in words."""
+    monkeypatch.setattr("sys.argv", ["bench", "throughput", "--tls", "--connect", "192.0.2.1"])
+    assert command.main() == 1
+    assert "without --tls" in capsys.readouterr().err
 
 
 def test_unknown_congestion_control_is_told() -> None:
