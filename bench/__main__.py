@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TypeAlias
 
-from bench import auto, compare, namespace, outputs, qemu, result, standard, throughput
+from bench import auto, compare, namespace, outputs, qemu, result, rounds, standard, throughput
 from bench.arguments import (
     PORT,
     add_congestion,
@@ -42,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     _add_throughput(benches)
     _add_peers(benches)
     _add_qemu(benches)
+    _add_rounds(benches)
     _add_compare(benches)
     _add_auto(benches)
     _add_show(benches)
@@ -181,6 +182,11 @@ def _qemu(chosen: argparse.Namespace) -> Result:
             only_stock=chosen.only_stock,
         )
     )
+
+
+def _add_rounds(benches: Benches) -> None:
+    words = "what happens after the first sweep: `pages`, `small`, `precopy`, `idle`"
+    rounds.add_works(benches.add_parser("rounds", help=words, description=rounds.__doc__))
 
 
 def _add_show(benches: Benches) -> None:

@@ -56,6 +56,11 @@ class HalfProcess:
             env=environment(*filter(None, (library,))),
         )  # fmt: skip
 
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
     def __enter__(self) -> Self:
         return self
 
