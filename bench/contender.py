@@ -51,13 +51,17 @@ def who_runs(contenders: Iterable[Contender], scenarios: Sequence[Scenario]) -> 
 
 
 def alternate(pairs: Sequence[Pair], *, repeat: int, warm_up: int = 0) -> tuple[Series, ...]:
-    """Run all pairs, `repeat` times over, so that drift hits all alike; the first `warm_up` rounds do not count."""
+    """Run all pairs, `repeat` times over, so that drift hits all alike; the first `warm_up` rounds do not count.
+
+    Back and forth, so that none has always the same one before it: memory that the one before gave back is slower for
+    whoever gets it next, on a virtual machine whose host takes it at once.
+    """
     runs: dict[tuple[Scenario, str], list[Run]] = {(scenario, each.name): [] for scenario, each in pairs}
     with contextlib.ExitStack() as stack:
         for contender in dict.fromkeys(each for _scenario, each in pairs):
             stack.enter_context(contender)
         for number in range(-warm_up, repeat):
-            for scenario, contender in pairs:
+            for scenario, contender in pairs if (number + warm_up) % 2 == 0 else reversed(pairs):
                 run = contender.run(scenario)
                 which = "to warm up" if number < 0 else f"run {number + 1} of {repeat}"
                 tell(f"{contender.name}, {scenario.channels} channels, {which}: {run.gbytes_per_s:.2f} GB/s")

@@ -38,7 +38,8 @@ class Surveyor:
         the stop back.
         """
         loop = asyncio.get_running_loop()
-        expected_rate = rate * limits.SWITCHOVER_RATE_SHARE if rate is not None else None
+        share = limits.SWITCHOVER_RATE_SHARE if self._session.round > 1 else limits.FIRST_SWEEP_RATE_SHARE
+        expected_rate = rate * share if rate is not None else None
         needs = []
         for name, feed in self._feeds.items():
             pending, words = await loop.run_in_executor(self._pools[name], _look_at, feed)

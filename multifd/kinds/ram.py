@@ -28,18 +28,30 @@ from multifd.memory.extents import Extents, Numbers, cut, empty, merge, pages, r
 from multifd.memory.tracker import StaticTracker
 from multifd.memory.zero import Flags, Words, page_words, zero_pages, zero_rows
 from multifd.slot import Feed, Slot, SlotKind, Work
-from multifd.wire.extents import EXTENT_BYTES, pack, pack_one, parse, parse_one
+from multifd.wire.extents import EXTENT_BYTES, pack, pack_one, parse, parse_one, unpack
 
 RAM = "ram"
 ZERO = "zero"
 
 _SUBPAGE = 4 * KIB  # what is looked at for zeros in pages that are larger than a slot
+_SCATTERED_BYTES = 6 * KIB
+"""Extents that are smaller than this on average, lone pages mostly, are copied together: that costs less than to hash,
+send and receive each as a buffer of its own. With two pages an extent it costs more (docs/BENCHMARKS.md).
+"""
 
 
 def _block(blocks: Sequence[Block], owner: int) -> Block:
     if not 1 <= owner <= len(blocks):
         raise RemoteProtocolError("slot owner", f"a block's number, 1..{len(blocks)}", owner)
     return blocks[owner - 1]
+
+
+def _is_scattered(extents: Extents) -> bool:
+    """Whether these, more than one, are small and whole pages."""
+    count = len(extents)
+    return (
+        count > 1 and total(extents) < count * _SCATTERED_BYTES and not np.bitwise_or.reduce(extents, None) % _SUBPAGE
+    )
 
 
 class RamKind(SlotKind):
@@ -50,9 +62,10 @@ class RamKind(SlotKind):
     def __init__(self, blocks: Sequence[Block]) -> None:
         """`blocks` in INVENTORY's order."""
         self._blocks = tuple(blocks)
+        self._scratch = threading.local()
 
     def place(self, owner: int, meta: bytes, length: int) -> Sequence[memoryview]:
-        """*worker*: the blocks' own memory where they have any."""
+        """*worker*: the blocks' own memory where they have any, but for pages that lie scattered."""
         block = _block(self._blocks, owner)
         if len(meta) == EXTENT_BYTES and block.memory is not None:
             offset, size = parse_one(meta, block_length=block.length)
@@ -63,14 +76,27 @@ class RamKind(SlotKind):
         if total(extents) != length:
             raise RemoteProtocolError("slot length", f"the sum of its extents, {total(extents)}", length)
         memory = block.memory
-        if memory is not None:
-            return [memory[offset : offset + size] for offset, size in extents.tolist()]
-        return [block.target(offset, size) for offset, size in extents.tolist()]
+        if memory is None:
+            return [block.target(offset, size) for offset, size in extents.tolist()]
+        if _is_scattered(extents):
+            return (self._thread_scratch()[:length],)
+        return [memory[offset : offset + size] for offset, size in extents.tolist()]
+
+    def _thread_scratch(self) -> memoryview:
+        """Memory of the channel's own: what is in it is committed before the next slot is placed."""
+        scratch: memoryview | None = getattr(self._scratch, "memory", None)
+        if scratch is None:
+            scratch = self._scratch.memory = np.empty(SLOT_BYTES_MAX, dtype=np.uint8).data
+        return scratch
 
     def commit(self, owner: int, meta: bytes, buffers: Sequence[memoryview]) -> None:
-        """*worker*: nothing is left to do for memory; files are written."""
+        """*worker*: nothing is left to do for memory, unless scattered pages came together; files are written."""
         block = _block(self._blocks, owner)
-        if block.memory is None:
+        if block.memory is not None:
+            if len(buffers) == 1 and len(meta) > EXTENT_BYTES:
+                rows = page_words(block.memory, _SUBPAGE)
+                rows[pages(unpack(meta), _SUBPAGE)] = page_words(buffers[0], _SUBPAGE)
+        else:
             for (offset, _), view in zip(parse(meta, block_length=block.length).tolist(), buffers, strict=True):
                 block.written(offset, view)
 
@@ -239,9 +265,15 @@ def _in_place(part: _Part, work: RamWork, memory: memoryview) -> Iterator[Slot]:
         pieces, bounds = cut(data, size=part.slot_bytes, count_max=SLOT_EXTENTS)
         for begin, end in pairwise(bounds):
             piece = pieces[begin:end]
-            buffers = [memory[offset : offset + size] for offset, size in piece.tolist()]
-            yield Slot(RAM, work.owner, pack(piece), buffers, total(piece), work.live)
+            yield Slot(RAM, work.owner, pack(piece), _contents(memory, piece), total(piece), work.live)
     yield from _zero_slots(work, zero)
+
+
+def _contents(memory: memoryview, extents: Extents) -> Sequence[memoryview]:
+    """The memory itself, or a copy of pages that lie scattered."""
+    if _is_scattered(extents):
+        return (page_words(memory, _SUBPAGE)[pages(extents, _SUBPAGE)].reshape(-1).view(np.uint8).data,)
+    return [memory[offset : offset + size] for offset, size in extents.tolist()]
 
 
 def _dense(part: _Part, work: RamWork, memory: memoryview, offset: int, size: int) -> Iterator[Slot]:

@@ -40,12 +40,12 @@ class Fake(Contender):
 
 
 def test_runs_alternate() -> None:
-    """Every pair runs once before any runs twice, all within the time for which contenders are set up."""
+    """Every pair runs once before any runs twice, back and forth, while all contenders are set up."""
     log: list[str] = []
     pairs, left_out = who_runs([Fake("a", log), Fake("b", log)], [ONE, TWO])
     made = alternate(pairs, repeat=2)
     once = ["a1", "b1", "a2", "b2"]
-    assert (log, left_out) == (["+a", "+b", *once, *once, "-b", "-a"], {})
+    assert (log, left_out) == (["+a", "+b", *once, *reversed(once), "-b", "-a"], {})
     assert [(series.scenario, series.contender, len(series.runs)) for series in made] == [
         (ONE, "a", 2), (ONE, "b", 2), (TWO, "a", 2), (TWO, "b", 2),
     ]  # fmt: skip

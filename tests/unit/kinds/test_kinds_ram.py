@@ -37,6 +37,37 @@ def test_payload_goes_straight_into_memory() -> None:
     assert bytes(buffer[10:13] + buffer[50:52]) == b"cdeab"
 
 
+def test_lone_pages_are_kept_when_whole() -> None:
+    """Pages that lie scattered come together, and are in memory only once they are committed; what is discarded is not.
+    The memory that they came into serves the next slot.
+    """
+    buffer = bytearray(8 * PAGE)
+    kind = RamKind([BufferBlock("a", buffer)])
+    pairs = (5 * PAGE, PAGE), (PAGE, PAGE), (7 * PAGE, PAGE)
+    for commit, fill in ((False, b"x"), (True, b"y")):
+        (view,) = kind.place(1, meta(*pairs), 3 * PAGE)
+        view[:] = b"".join(bytes([fill[0] + n]) * PAGE for n in range(3))
+        assert bytes(buffer) == bytes(8 * PAGE)
+        (kind.commit if commit else kind.discard)(1, meta(*pairs), (view,))
+    expected = bytearray(8 * PAGE)
+    for n, (offset, _) in enumerate(pairs):
+        expected[offset : offset + PAGE] = bytes([ord("y") + n]) * PAGE
+    assert buffer == expected
+
+
+@pytest.mark.parametrize(
+    "pairs", [((0, 10), (20, 10)), ((PAGE, 8 * PAGE), (16 * PAGE, 8 * PAGE)), ((0, PAGE), (PAGE, 1))]
+)
+def test_other_extents_come_straight_into_memory(pairs: tuple[tuple[int, int], ...]) -> None:
+    """What is no whole page, and what is larger than a page on average, has a view of its own each."""
+    buffer = bytearray(24 * PAGE)
+    kind = RamKind([BufferBlock("a", buffer)])
+    views = kind.place(1, meta(*pairs), sum(size for _, size in pairs))
+    assert [len(view) for view in views] == [size for _, size in pairs]
+    views[1][:] = b"z" * len(views[1])
+    assert buffer[pairs[1][0]] == ord("z")
+
+
 def test_files_are_written_when_whole(tmp_path: Path) -> None:
     """A file has what was committed, and nothing of what was discarded."""
     block = FileBlock.create("f", tmp_path / "f", 100)

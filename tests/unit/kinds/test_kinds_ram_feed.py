@@ -74,16 +74,24 @@ def test_items_are_cut_for_the_scheduler() -> None:
 
 
 def test_single_pages_share_slots() -> None:
-    """Lone pages are gathered, no more of them in a slot than a limit says, which the wire allows."""
-    block = ram(600 * PAGE)
-    feed = feed_of(block, slot_bytes=MIB)
+    """Lone pages are gathered, no more of them in a slot than a limit says, which the wire allows, and copied together:
+    what a live owner writes afterwards is not in them.
+    """
+    block = ram(1200 * PAGE)
+    feed = feed_of(block, slot_bytes=4 * MIB)
     sweep(feed)
-    for page in range(0, 600, 2):
+    for page in range(0, 1200, 2):
         mark(block, page * PAGE, 1)
     found = sweep(feed)
-    assert [len(slot.buffers) for slot in found] == [SLOT_EXTENTS, SLOT_EXTENTS, 300 - 2 * SLOT_EXTENTS]
+    assert [slot.length // PAGE for slot in found] == [SLOT_EXTENTS, SLOT_EXTENTS, 600 - 2 * SLOT_EXTENTS]
     assert SLOT_EXTENTS <= EXTENTS_MAX
-    assert extents_of(found) == [[page * PAGE, PAGE] for page in range(0, 600, 2)]
+    assert extents_of(found) == [[page * PAGE, PAGE] for page in range(0, 1200, 2)]
+    assert block.memory is not None
+    before = bytes(block.memory)
+    block.memory[:] = bytes(len(before))
+    (copy,) = found[1].buffers
+    pages = [before[offset : offset + PAGE] for offset, _ in extents_of(found[1:2])]
+    assert bytes(copy) == b"".join(pages)
 
 
 def test_pages_larger_than_a_slot_are_cut() -> None:
