@@ -66,12 +66,12 @@ LAST_WORDS_S = 0.5  # a lost channel's cause may be on its way on main
 OUTCOMES_MAX = 256  # sessions remembered; the oldest goes first
 OWNER_DEADLINE_S = 30.0  # stop or start of the owner; a device's last pass before the stop
 SWITCHING_DEADLINE_S = 100.0  # devices end their passes, the owner stops, devices are asked: OWNER_DEADLINE_S each
-SETTLED_DELAY_S = 0.02  # how long a count may wait for company: far below a round trip of any WAN
+SETTLED_DELAY_S = 0.015  # how long a count may wait for company: far below a round trip of any WAN
 # Of the measured rate, what a stop is expected to reach: its last pages are more scattered than those before, and the
 # limit is a promise. With all of it 2 of 5 stops of a 4 GiB workload took 4 to 9 % more than their 100 ms.
 SWITCHOVER_RATE_SHARE = 0.75
 # The same while only the first sweep was measured: it is dense, and what a running owner wrote is lone pages, which are
-# two to three times slower. With the share above 3 of 10 stops after the first sweep took 311 to 864 ms in place of 300.
+# two to three times slower. With the share above 3 of 10 stops took 311 to 864 ms in place of 300.
 FIRST_SWEEP_RATE_SHARE = 0.2
 SWITCHOVER_FIXED_S = 0.005  # stop and start of a local owner and the round trips of the end, as measured
 CLOSE_DEADLINE_S = 5.0  # joining threads and closing connections
