@@ -1,7 +1,8 @@
-"""Finding pages that are zero. Three probes a page tell nearly all others at 1/20 of the memory traffic; only suspects
-are read whole.
+"""Finding pages that are zero. One probe a page tells nearly all others at 1/60 of the memory traffic, two more nearly
+all of the rest; only suspects are read whole.
 
-Numbers per 512 KiB of 4 KiB pages, hot: probes 2 us, all of it as one maximum 4 us, a maximum per page 9 us.
+Numbers per 512 KiB of 4 KiB pages, hot: three probes 2 us, all of it as one maximum 4 us, a maximum per page 9 us. Per
+GiB, cold: random memory 12 ms (three probes of every page: 28), zeros 128.
 """
 
 from __future__ import annotations
@@ -36,10 +37,19 @@ def zero_rows(words: Words, rows: Numbers) -> Flags:
     """Which of `rows` (ascending page numbers) of `words` are zero. The memory may be written meanwhile; the answer is
     of some moment for each page.
     """
-    width = words.shape[1]
-    flags: Flags = (words[rows, 0] | words[rows, width // 2 - 1] | words[rows, width - 1]) == 0
-    if flags.any():
-        flags[flags] = _read(words, rows[flags])
+    if not len(rows):
+        return np.empty(0, dtype=np.bool_)
+    first, end = int(rows[0]), int(rows[-1]) + 1
+    column = words[first:end, 0] if end - first == len(rows) else words[rows, 0]
+    flags: Flags = column == 0
+    suspects = rows[flags]
+    if len(suspects) < len(rows) // 2:  # else most are zero indeed, and will be read anyhow
+        width = words.shape[1]
+        remain = (words[suspects, width // 2 - 1] | words[suspects, width - 1]) == 0
+        flags[flags] = remain
+        suspects = suspects[remain]
+    if len(suspects):
+        flags[flags] = _read(words, suspects)
     return flags
 
 
