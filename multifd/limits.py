@@ -66,7 +66,7 @@ LAST_WORDS_S = 0.5  # a lost channel's cause may be on its way on main
 OUTCOMES_MAX = 256  # sessions remembered; the oldest goes first
 OWNER_DEADLINE_S = 30.0  # stop or start of the owner; a device's last pass before the stop
 SWITCHING_DEADLINE_S = 100.0  # devices end their passes, the owner stops, devices are asked: OWNER_DEADLINE_S each
-SETTLED_DELAY_S = 0.015  # how long a count may wait for company: far below a round trip of any WAN
+SETTLED_DELAY_S = 0.015  # how long a count may wait for company: each wakes both loops; below SURVEY_PAUSE_S
 # Of the measured rate, what a stop is expected to reach: its last pages are more scattered than those before, and the
 # limit is a promise. With all of it 2 of 5 stops of a 4 GiB workload took 4 to 9 % more than their 100 ms.
 SWITCHOVER_RATE_SHARE = 0.75
@@ -79,7 +79,8 @@ CLOSE_DEADLINE_S = 5.0  # joining threads and closing connections
 # between two looks at what is dirty while something else is waited for: a scan of 16 GiB takes 1 ms on huge pages, 13
 # on small ones, 20 where nothing was ever touched
 SURVEY_PAUSE_S = 0.02
-SURVEY_BUSY_PAUSE_S = 0.1  # while every class is in a round nothing can be decided: only progress wants to know
+# while every class is in a round, or all that is left fits and a round is under way: its end calls for a look by itself
+SURVEY_BUSY_PAUSE_S = 0.1
 # between two rounds of a class that fits the limit already: keeps what is dirty small, costs little
 ROUND_PAUSE_S = 0.05
 
@@ -90,7 +91,8 @@ HANDSHAKES_MAX = 16  # main connections that said HELLO, each with a frame that 
 INVENTORIES_BYTES_MAX = 32 * MIB  # of all handshakes together; with their frames less than 64 MiB for all strangers
 INVENTORY_FREE_BYTES = 256 * KIB  # that a handshake has apart from it: 1000 blocks find room whatever strangers do
 CHANNEL_QUEUE_ITEMS_MAX = 4  # work handed to a channel ahead of time: two to work on, two so that it never runs dry
-UNSETTLED_SLOTS_MAX = 8192  # slots of a channel that wait to be settled: a second of the smallest at 1 M pages/s / 128
+UNSETTLED_SLOTS_MAX = 8192  # slots of a channel that wait to be settled: two seconds at 1 M pages/s, 256 a slot
+UNSETTLED_BYTES_MAX = 256 * MIB  # the same in bytes: lone pages and pages of files are copies; 0.2 s at 10 Gbit/s
 DEVICE_CREDIT_BYTES = 16 * MIB  # per device at the destination: what can pile up behind a slow load
 EVENTS_MAX = 65536  # events from workers that the loop has not looked at; a worker waits beyond it
 MAIN_BACKLOG_BYTES_MAX = 8 * MIB  # written to main and not read by the peer: eight of the largest frames

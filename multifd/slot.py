@@ -21,9 +21,9 @@ class Slot(NamedTuple):  # made for every slot: a frozen dataclass takes four ti
     """One unit of payload as it goes to the wire (proto/native.md section 2).
 
     `kind` is the kind's name; `owner` a number, not zero; `meta` the kind's own bytes (at most `META_BYTES_MAX`);
-    `buffers` are views of the state itself, together at most `SLOT_BYTES_MAX`, at most `EXTENTS_MAX` of them. They must
-    stay as they are until the slot is settled, but for a `live` slot: its owner may write to them at any time, and what
-    it writes is dirty again.
+    `buffers` are views of the state itself, or copies, together at most `SLOT_BYTES_MAX`, at most `EXTENTS_MAX` of
+    them. They must stay as they are until the slot is settled, but for views of a `live` slot: its owner may write to
+    them at any time, and what it writes is dirty again.
     """
 
     kind: str

@@ -33,7 +33,7 @@ class EventQueue(Generic[Event]):
 
     def post(self, event: Event, *, soon: bool = True) -> None:
         """*worker*: hand an event over; dropped if nobody listens any more. Unless it is to be seen `soon`, it waits
-        for the next that is, which follows for certain.
+        for the next that is: the caller sees to it that one follows.
         """
         try:
             self._mailbox.put(event)

@@ -62,6 +62,8 @@ class Ledger:
     def __init__(self) -> None:
         self._slots: deque[Slot] = deque()
         self._settled = 0
+        self._appended_bytes = 0  # worker's
+        self._settled_bytes = 0  # loop's
         self._resent: set[int] = set()
         """Sequences of unsettled slots that the destination has sent RESEND for."""
         self._room = threading.Condition(threading.Lock())
@@ -74,13 +76,18 @@ class Ledger:
 
     def append(self, slot: Slot) -> None:
         """*worker*: a slot is about to be sent; waits while too many are unsettled. Raises `Closed`."""
-        if len(self._slots) >= limits.UNSETTLED_SLOTS_MAX:
+        if self._is_full():
             with self._room:
-                while len(self._slots) >= limits.UNSETTLED_SLOTS_MAX and not self._closed:
+                while self._is_full() and not self._closed:
                     self._room.wait()
         if self._closed:
             raise Closed
+        self._appended_bytes += slot.length
         self._slots.append(slot)
+
+    def _is_full(self) -> bool:
+        unsettled_bytes = self._appended_bytes - self._settled_bytes
+        return len(self._slots) >= limits.UNSETTLED_SLOTS_MAX or unsettled_bytes >= limits.UNSETTLED_BYTES_MAX
 
     def take_for_resend(self, sequence: int) -> Slot | None:
         """*loop*: the unsettled slot of this sequence; None if there is no such, or it was taken before: else a
@@ -102,6 +109,7 @@ class Ledger:
             raise RemoteProtocolError("SETTLED.counts", f"{self._settled}..{most} for this channel", count)
         settled_bytes = sum(self._slots.popleft().length for _ in range(count - self._settled))
         self._settled = count
+        self._settled_bytes += settled_bytes
         if self._resent:
             self._resent = {sequence for sequence in self._resent if sequence > count}
         with self._room:
@@ -166,7 +174,7 @@ class ChannelSender(ChannelWorker):
                     for slot in job.expand(job.work):
                         self._send(slot)
                     # Waking the loop costs more than a job's own hand-over, here too: it takes the interpreter's lock.
-                    soon = left <= _JOBS_LEFT and not self._jobs
+                    soon = left + len(self._jobs) <= _JOBS_LEFT
                     self._events.post(JobDone(self.number, job.flow), soon=soon)
         except Closed:
             return

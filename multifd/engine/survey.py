@@ -38,12 +38,14 @@ class Surveyor:
         the stop back.
         """
         loop = asyncio.get_running_loop()
-        share = limits.SWITCHOVER_RATE_SHARE if self._session.round > 1 else limits.FIRST_SWEEP_RATE_SHARE
-        expected_rate = rate * share if rate is not None else None
         needs = []
         for name, feed in self._feeds.items():
             pending, words = await loop.run_in_executor(self._pools[name], _look_at, feed)
             needs.append(FeedNeed(name, words, pending))
+        # Once it is dirty again, but not before a round of lone pages was measured; where it does not fit, one begins.
+        only_dense = self._session.round <= 1 and any(need.pending_bytes for need in needs)
+        share = limits.FIRST_SWEEP_RATE_SHARE if only_dense else limits.SWITCHOVER_RATE_SHARE
+        expected_rate = rate * share if rate is not None else None
         situation = Situation(
             now=time.monotonic(), began=self._session.began, rate=expected_rate, feeds=needs,
             devices=[self._need(saver) for saver in self._savers], downtime_limit_s=self._options.downtime_limit_s,

@@ -1,7 +1,8 @@
 """The kinds `ram` and `zero` (proto/native.md sections 3.1 and 3.2), and the feed that makes their slots from blocks.
 
 Blocks are known by number, their place in INVENTORY from 1. A sweep is cut into items in the pool thread, and items
-into slots in the channels' threads, without any Python for a page but the slice that goes to the socket.
+into slots in the channels' threads, without any Python for a page but the slice that goes to the socket; lone pages
+are copied together.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def _is_scattered(extents: Extents) -> bool:
 
 
 class RamKind(SlotKind):
-    """Extents of a block, received straight into it."""
+    """Extents of a block, received straight into it; lone pages come together and are put there when they are whole."""
 
     name = RAM
 
@@ -93,7 +94,7 @@ class RamKind(SlotKind):
         """*worker*: nothing is left to do for memory, unless scattered pages came together; files are written."""
         block = _block(self._blocks, owner)
         if block.memory is not None:
-            if len(buffers) == 1 and len(meta) > EXTENT_BYTES:
+            if len(buffers) == 1 and len(meta) > EXTENT_BYTES:  # more than one extent: `place` gave the scratch memory
                 rows = page_words(block.memory, _SUBPAGE)
                 rows[pages(unpack(meta), _SUBPAGE)] = page_words(buffers[0], _SUBPAGE)
         else:

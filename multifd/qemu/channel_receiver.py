@@ -27,8 +27,10 @@ from multifd.wire.qemu_packet import (
     read_packet,
 )
 
-_COUNTED_MAX = 16
-"""Packets that come before they are counted: a sixteenth of the cost, and whoever follows the progress sees none."""
+_COUNTED_MAX = 4
+"""Packets that come before they are counted: a quarter of the cost, and 2 MiB that nobody sees yet take 1.7 s on a link
+of 10 Mbit/s, far less than any silence that is not borne.
+"""
 
 
 @dataclass(frozen=True, slots=True)

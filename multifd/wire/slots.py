@@ -14,6 +14,7 @@ import xxhash
 from multifd.errors import LocalProtocolError, ProtocolError, RemoteProtocolError
 from multifd.limits import META_BYTES_MAX, SLOT_BYTES_MAX
 from multifd.slot import Buffer
+from multifd.wire.extents import EXTENT_BYTES
 
 MAGIC = b"MFSL"
 VERSION = 1
@@ -28,7 +29,7 @@ _FIELDS = struct.Struct(">4sBBHIIQIIIIQQ")
 _CHECKSUM = struct.Struct(">Q")
 HEADER_BYTES = _FIELDS.size + _CHECKSUM.size
 """64, always."""
-FIRST_BYTES = HEADER_BYTES + 16
+FIRST_BYTES = HEADER_BYTES + EXTENT_BYTES
 """A header and the meta of one extent, which is what most slots have: it comes by one read."""
 HEAD_BYTES_MAX = HEADER_BYTES + META_BYTES_MAX
 
@@ -157,7 +158,8 @@ def read_slot(
 
 def _move(data: memoryview, buffers: Sequence[memoryview]) -> Sequence[memoryview]:
     """Copy as much of `data` into `buffers` as fits. Returns what is still to be filled."""
-    for number, each in enumerate(buffers):
+    for number, buffer in enumerate(buffers):
+        each = memoryview(buffer).cast("B")  # a user's kind may have given items of another type
         count = min(len(each), len(data))
         each[:count] = data[:count]
         data = data[count:]
@@ -166,10 +168,10 @@ def _move(data: memoryview, buffers: Sequence[memoryview]) -> Sequence[memoryvie
     return ()
 
 
-def _check_checksum(header: memoryview, meta: bytes) -> None:
+def _check_checksum(head: memoryview, meta: bytes) -> None:
     """Rule 2."""
-    (said,) = _CHECKSUM.unpack_from(header, _FIELDS.size)
-    found = _hash(bytes(header[: _FIELDS.size]) + meta)
+    (said,) = _CHECKSUM.unpack_from(head, _FIELDS.size)
+    found = _hash(bytes(head[: _FIELDS.size]) + meta)
     if said != found:
         raise RemoteProtocolError("slot.header_checksum", f"{found:#018x}", said)
 

@@ -79,10 +79,11 @@ def test_counts_that_can_not_be_are_refused(count: int) -> None:
     assert ledger.settled == 1
 
 
+@pytest.mark.parametrize("bound", ["UNSETTLED_SLOTS_MAX", "UNSETTLED_BYTES_MAX"])
 @pytest.mark.parametrize("closes", [True, False], ids=["closed", "settled"])
-def test_a_full_ledger_makes_the_worker_wait(monkeypatch: pytest.MonkeyPatch, closes: bool) -> None:
-    """Until something is settled, or the channel ends."""
-    monkeypatch.setattr(limits, "UNSETTLED_SLOTS_MAX", 2)
+def test_a_full_ledger_makes_the_worker_wait(monkeypatch: pytest.MonkeyPatch, closes: bool, bound: str) -> None:
+    """Two slots, or two bytes: until something is settled, or the channel ends."""
+    monkeypatch.setattr(limits, bound, 2)
     ledger = Ledger()
     ledger.append(memory_slot(0, b"x"))
     ledger.append(memory_slot(0, b"x"))
