@@ -20,8 +20,8 @@ from rich.table import Table
 from bench import machine, memory_kinds
 from bench.simulated_link import Encoded, Fixed, Setting, Simulated, SimulatedSlot, simulate
 from multifd.cli.sizes import format_bytes
-from multifd.codec import create
-from multifd.codec.auto import GUESSES, PLAIN, AutoChoice, Sampler
+from multifd.codec import NONE, create
+from multifd.codec.auto import GUESSES, AutoChoice, Sampler
 from multifd.codec.interface import Codec
 from multifd.limits import MIB, SLOT_BYTES
 
@@ -103,11 +103,11 @@ def grid(plan: Plan, kinds: dict[str, list[SimulatedSlot]]) -> Iterator[Cell]:
     for (link, rate), (kind, measured), channels in itertools.product(LINKS.items(), kinds.items(), plan.channels):
         setting = Setting(link_bytes_per_s=rate, channels=channels, processors=plan.processors)
         slots = list(itertools.islice(itertools.cycle(measured), plan.size // SLOT_BYTES))
-        fixed = {name: _rate(plan, simulate(setting, slots, [Fixed(name)] * channels)) for name in (PLAIN, *GUESSES)}
+        fixed = {name: _rate(plan, simulate(setting, slots, [Fixed(name)] * channels)) for name in (NONE, *GUESSES)}
         auto = simulate(
             setting, slots, [AutoChoice(CODECS, contention=channels / plan.processors) for _ in range(channels)]
         )
-        chosen = {name: auto.chosen[name] / len(slots) for name in (PLAIN, *GUESSES) if name in auto.chosen}
+        chosen = {name: auto.chosen[name] / len(slots) for name in (NONE, *GUESSES) if name in auto.chosen}
         yield Cell(kind, link, channels, fixed, _rate(plan, auto), chosen)
 
 
@@ -179,7 +179,7 @@ def _codecs_table(kinds: dict[str, list[SimulatedSlot]]) -> Table:
 
 
 def _grid_table(cells: Sequence[Cell]) -> Table:
-    table = _table(("link", "memory", "channels", *(f"{name} GB/s" for name in (PLAIN, *GUESSES)), "auto GB/s", "auto"))
+    table = _table(("link", "memory", "channels", *(f"{name} GB/s" for name in (NONE, *GUESSES)), "auto GB/s", "auto"))
     table.add_column("chosen")
     for cell in cells:
         table.add_row(

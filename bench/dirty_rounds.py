@@ -18,7 +18,8 @@ from bench import machine
 from bench.contender import tell
 from bench.errors import BenchError
 from bench.half import BLOCK, HalfRun, HalfSettings, SourceHalf
-from bench.known_dirty import PAGE_BYTES, KnownDirty, RoundTook, cpu_s_of
+from bench.known_dirty import PAGE_BYTES, KnownDirty, RoundTook
+from bench.memory import cpu_s_of
 from bench.ours import NAME, verify
 from bench.process import HalfProcess
 from bench.result import Result, Run, Series

@@ -66,10 +66,3 @@ class KnownDirty(Tracker):
 
     def _note(self) -> None:
         self._asked.append((time.perf_counter(), self._cpu_s()))
-
-
-def cpu_s_of(pid: int) -> float:
-    """Processor seconds of a process so far, by the clock that clock_getcpuclockid(3) gives: Python has no function for
-    that, and /proc counts in ticks of 10 ms, as long as a small round.
-    """
-    return time.clock_gettime(~pid << 3 | 2)

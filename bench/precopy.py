@@ -17,7 +17,7 @@ import uvloop
 from bench import machine
 from bench.contender import tell
 from bench.errors import BenchError
-from bench.known_dirty import cpu_s_of
+from bench.memory import cpu_s_of
 from bench.ours import NAME
 from bench.result import Result, Run, Series
 from bench.scenario import LOOPBACK, Scenario

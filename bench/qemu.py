@@ -29,6 +29,7 @@ from bench.contender import Contender, alternate
 from bench.contents import WORKS, pieces
 from bench.errors import BenchError
 from bench.machine import ROOT
+from bench.memory import cpu_s_of
 from bench.result import Result, Run
 from bench.scenario import GUEST, LOOPBACK, PLAIN, RAM, TLS, Scenario
 from multifd.cli.sizes import format_bytes
@@ -44,7 +45,6 @@ TMPFS = Path("/dev/shm")
 """The bench is about memory: a file anywhere else would measure a disk."""
 _COMPARED_BYTES = 64 * MIB  # at a time
 _PACKET_BYTES = 512 * KIB  # QEMU's own, whatever the options
-_TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
 class QemuBenchError(BenchError):
@@ -222,10 +222,10 @@ class _Bench:
             raise QemuBenchError("the destination's memory is not the source's")
 
     async def _migrate(self, source: Qemu, address: str, other: int) -> _Figures:
-        before = _cpu_s(source.pid) + _cpu_s(other)
+        before = cpu_s_of(source.pid) + cpu_s_of(other)
         await source.migrate(address)
         info = await source.wait_migration("completed", deadline_s=DEADLINE_S)
-        cpu_s = _cpu_s(source.pid) + _cpu_s(other) - before
+        cpu_s = cpu_s_of(source.pid) + cpu_s_of(other) - before
         return _Figures(info["total-time"] / 1e3, cpu_s, info["ram"]["transferred"])
 
     def _options(self) -> list[str]:
@@ -251,13 +251,13 @@ class _Bench:
     async def _send(self) -> _Figures:
         async with self._qemu(incoming=True) as destination:
             address = await destination.listen("tcp:127.0.0.1:0")
-            before = _cpu_s(destination.pid)
+            before = cpu_s_of(destination.pid)
             began = os.times()
             async with _command(["send", str(self._saved), "--to", address, *self._options()]) as ours:
                 report = await _report(ours)
             ended = os.times()
             ours_s = ended.children_user + ended.children_system - began.children_user - began.children_system
-            cpu_s = _cpu_s(destination.pid) - before + ours_s
+            cpu_s = cpu_s_of(destination.pid) - before + ours_s
             await self._verify_destination()
         return _Figures(report["elapsed_s"], cpu_s, report["bytes"])
 
@@ -298,12 +298,6 @@ async def _report(process: asyncio.subprocess.Process) -> dict[str, Any]:
         raise QemuBenchError(f"ours failed: {errors.decode().strip()}")
     report: dict[str, Any] = json.loads(out)
     return report
-
-
-def _cpu_s(pid: int) -> float:
-    """Processor seconds of a process so far, all threads."""
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) * _TICK_S
 
 
 def _equal(one: Path, other: Path) -> bool:

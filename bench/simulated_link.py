@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from multifd.codec.auto import PLAIN, Took
+from multifd.codec import NONE
+from multifd.codec.auto import Took
 from multifd.limits import KIB
 
 
@@ -111,7 +112,7 @@ class _Channel:
         setting, began = self._setting, self.now
         sampled = self._chooser.wants_sample(slot.length)
         name = self._chooser.choose(slot.length, slot.fraction if sampled else None)
-        encoded = Encoded(0.0, 0.0, slot.length) if name == PLAIN else slot.encodings[name]
+        encoded = Encoded(0.0, 0.0, slot.length) if name == NONE else slot.encodings[name]
         encode_s = encoded.encode_s * setting.contention
         size = min(encoded.wire_length, slot.length)
         sending = began + sampled * slot.sample_s * setting.contention + encode_s

@@ -17,6 +17,18 @@ from typing import NamedTuple, Protocol
 Buffer = bytes | bytearray | memoryview
 
 
+def pour(data: memoryview, buffers: Sequence[memoryview]) -> Sequence[memoryview]:
+    """Copy as much of `data` into `buffers`, in their order, as fits. Returns what is still to be filled."""
+    for number, buffer in enumerate(buffers):
+        each = memoryview(buffer).cast("B")  # a user's kind may have given items of another type
+        count = min(len(each), len(data))
+        each[:count] = data[:count]
+        data = data[count:]
+        if count < len(each):
+            return (each[count:], *buffers[number + 1 :])
+    return ()
+
+
 class Slot(NamedTuple):  # made for every slot: a frozen dataclass takes four times as long
     """One unit of payload as it goes to the wire (proto/native.md section 2).
 

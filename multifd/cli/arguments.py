@@ -7,7 +7,7 @@ import math
 import re
 
 from multifd.cli.sizes import parse_size
-from multifd.codec import AUTO, CHOICES, NONE, feature_of
+from multifd.codec import AUTO, CHOICES, NONE, check_choice
 from multifd.engine.transport import Address
 from multifd.limits import CHANNELS_MAX
 
@@ -25,11 +25,10 @@ def size(text: str) -> int:
 
 def codec(text: str) -> str:
     """A codec's name, or `auto`."""
-    if text != AUTO:
-        try:
-            feature_of(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(f"{error}, {AUTO}") from error
+    try:
+        check_choice(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
     return text
 
 

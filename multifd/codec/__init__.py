@@ -27,6 +27,15 @@ def create(name: str) -> Codec | None:
     return made_by() if made_by is not None else None
 
 
+def check_choice(name: str) -> None:
+    """Raises `ValueError` for what is neither a codec's name nor `auto`."""
+    if name != AUTO:
+        try:
+            feature_of(name)
+        except ValueError as error:
+            raise ValueError(f"{error}, {AUTO}") from None
+
+
 def feature_of(name: str) -> str:
     """`zstd` of `zstd:3`: the level is the encoder's own business. Raises `ValueError` for a name that is not known."""
     base, colon, level = name.partition(":")

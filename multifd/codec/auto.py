@@ -35,10 +35,10 @@ from typing import NamedTuple
 
 import zstandard
 
+from multifd.codec import NONE
 from multifd.limits import KIB, MIB
 from multifd.slot import Buffer
 
-PLAIN = "none"
 SAMPLE_PIECES = 8
 SAMPLE_PIECE_BYTES = KIB
 SAMPLED_BYTES_MIN = 4 * SAMPLE_PIECES * SAMPLE_PIECE_BYTES  # of a smaller slot it would be too large a part
@@ -137,7 +137,7 @@ class _Costs:
 
     def processor(self, name: str, class_: int) -> float:
         """Processor seconds a byte of state."""
-        if name == PLAIN:
+        if name == NONE:
             return 0.0
         cost = self._costs[name, class_]
         if cost.is_tried:
@@ -146,7 +146,7 @@ class _Costs:
 
     def fraction(self, name: str, class_: int) -> float:
         """What is left of a byte of state."""
-        if name == PLAIN:
+        if name == NONE:
             return 1.0
         cost = self._costs[name, class_]
         return cost.fraction if cost.is_tried else min(1.0, cost.fraction * self._hardness[class_])
@@ -197,16 +197,16 @@ class AutoChoice:
 
     def __init__(self, codecs: Sequence[str], *, contention: float) -> None:
         """`codecs`: names that both sides have. `contention`: channels / processors."""
-        self.encodings = (PLAIN, *(name for name in GUESSES if name.partition(":")[0] in codecs))
+        self.encodings = (NONE, *(name for name in GUESSES if name.partition(":")[0] in codecs))
         self._least_contention = max(1.0, contention)
         self._contention = self._least_contention
         self._link = _Link()
         self._costs = _Costs(self.encodings[1:])
-        self._chosen = [PLAIN] * (len(CLASSES) + 1)
+        self._chosen = [NONE] * (len(CLASSES) + 1)
         """Class → its encoding now."""
         self._class = len(CLASSES)
         """Of the slot that is under way."""
-        self._encoding = PLAIN
+        self._encoding = NONE
         self._is_sampled = False
         self._usual = 0.0
         """Seconds a byte that the last slot that was best encoded was expected to take."""
@@ -217,7 +217,7 @@ class AutoChoice:
         """Whether `choose` should be given a sample of the next slot: not where that would take more than it saves."""
         if length < SAMPLED_BYTES_MIN or len(self.encodings) == 1:
             return False
-        usual = self._link.seconds_per_byte if self._encoding == PLAIN else self._usual
+        usual = self._link.seconds_per_byte if self._encoding == NONE else self._usual
         if length * usual * SAMPLE_SHARE > SAMPLE_S or self._unsampled >= SAMPLE_PAUSE - 1:
             self._unsampled = 0
             return True
@@ -230,21 +230,21 @@ class AutoChoice:
         if fraction is not None:
             self._class = sum(fraction > bound for bound in CLASSES)
         best = self._chosen[self._class]
-        if self._is_sampled or length < SAMPLED_BYTES_MIN or best != PLAIN:  # plain slots have no time for arithmetic
+        if self._is_sampled or length < SAMPLED_BYTES_MIN or best != NONE:  # plain slots have no time for arithmetic
             best = self._chosen[self._class] = self._best(self._class)
-        if best != PLAIN:
+        if best != NONE:
             usual = self._usual = self._seconds_per_byte(best, self._class)
             self._probes.handle_encoding(self._class)
             if self._probes.is_due(self._probe_cost_s(usual, length), self._probe_share(usual)):
                 self._probes.begin(self._class, usual)
-        self._encoding = PLAIN if self._probes.slots_left else best
+        self._encoding = NONE if self._probes.slots_left else best
         return self._encoding
 
     def learn(self, took: Took) -> None:
         """The slot that was chosen for is in the socket."""
         if not took.length:
             return
-        if self._encoding != PLAIN and self._is_sampled:
+        if self._encoding != NONE and self._is_sampled:
             self._costs.learn(self._encoding, self._class, took)
             found = took.encode_s / took.encode_processor_s if took.encode_processor_s else self._least_contention
             self._contention += _weight(took.length) * (max(found, self._least_contention) - self._contention)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from multifd import limits
-from multifd.codec import AUTO, CODECS, NONE, feature_of
+from multifd.codec import CODECS, NONE, check_choice
 from multifd.engine.tls import Tls
 
 DEVICE_CREDIT_BYTES_MIN = limits.CHUNK_BYTES_MAX + limits.CHUNK_COST_BYTES
@@ -54,7 +54,7 @@ class SourceOptions:
     congestion_control: str | None = None
     """TCP congestion control of the data channels, e.g. `cubic`; None is the system's."""
     socket_buffer: int | None = None
-    """SO_SNDBUF and SO_RCVBUF of the data channels; None: at most 512 KiB where one was accepted from the
+    """SO_SNDBUF and SO_RCVBUF of the data channels; None: at most 1 MiB where one was accepted from the
     same host, else the kernel tunes.
     """
     tls: Tls | None = None
@@ -112,12 +112,10 @@ def _check_positive(name: str, value: int | None) -> None:
 
 
 def _check_codec(chosen: str) -> None:
-    if chosen == AUTO:
-        return
     try:
-        feature_of(chosen)
+        check_choice(chosen)
     except ValueError as error:
-        raise ValueError(f"codec: {error}, {AUTO}") from None
+        raise ValueError(f"codec: {error}") from None
 
 
 def _check_codecs(name: str, chosen: Sequence[str], known: Sequence[str]) -> None:

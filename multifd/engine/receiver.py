@@ -13,7 +13,7 @@ from multifd.codec import NONE, create
 from multifd.codec.interface import Codec
 from multifd.engine.channel_worker import ChannelWorker
 from multifd.engine.events import EventQueue
-from multifd.engine.transport import DataSocket
+from multifd.engine.transport import CUT, DataSocket
 from multifd.errors import LocalProtocolError, MultifdError, RemoteProtocolError, TransportError
 from multifd.slot import SlotKind, SlotTally
 from multifd.wire.slots import CODEC_NONE, HEAD_BYTES_MAX, ReadSlot, SlotHeader, payload_checksum, read_slot
@@ -99,7 +99,7 @@ class ChannelReceiver(ChannelWorker):
             while got >= least:
                 buffers, least = reader.send(got)
                 got = socket.receive_until_end(buffers)
-            raise EOFError("the connection ended inside a slot")
+            raise EOFError(CUT)
         except StopIteration as end:
             slot: ReadSlot = end.value
         if slot.beyond:

@@ -12,7 +12,7 @@ from concurrent.futures import Executor
 from multifd import limits
 from multifd.engine.options import SourceOptions
 from multifd.engine.saver import DeviceSaver
-from multifd.session.convergence import DeviceNeed, FeedNeed, Situation
+from multifd.session.convergence import DeviceNeed, FeedNeed, Situation, rate_share
 from multifd.session.source import SourceSession
 from multifd.slot import Feed
 
@@ -42,10 +42,8 @@ class Surveyor:
         for name, feed in self._feeds.items():
             pending, words = await loop.run_in_executor(self._pools[name], _look_at, feed)
             needs.append(FeedNeed(name, words, pending))
-        # Once it is dirty again, but not before a round of lone pages was measured; where it does not fit, one begins.
-        only_dense = self._session.round <= 1 and any(need.pending_bytes for need in needs)
-        share = limits.FIRST_SWEEP_RATE_SHARE if only_dense else limits.SWITCHOVER_RATE_SHARE
-        expected_rate = rate * share if rate is not None else None
+        dirty_bytes = sum(need.pending_bytes for need in needs)
+        expected_rate = rate * rate_share(self._session.round, dirty_bytes) if rate is not None else None
         situation = Situation(
             now=time.monotonic(), began=self._session.began, rate=expected_rate, feeds=needs,
             devices=[self._need(saver) for saver in self._savers], downtime_limit_s=self._options.downtime_limit_s,

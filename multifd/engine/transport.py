@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from multifd import limits
 from multifd.errors import TransportError
-from multifd.slot import Buffer
+from multifd.slot import Buffer, pour
 
 _BACKLOG = 256
 CUT = "the connection ended inside a slot"
@@ -283,13 +283,9 @@ class DataSocket:
 
     def _take_given_back(self, buffers: Sequence[memoryview]) -> Sequence[memoryview]:
         """Returns what is still to be filled."""
-        for number, each in enumerate(buffers):
-            count = min(len(each), len(self._given_back))
-            each[:count] = self._given_back[:count]
-            self._given_back = self._given_back[count:]
-            if count < len(each):
-                return (each[count:], *buffers[number + 1 :])
-        return ()
+        rest = pour(self._given_back, buffers)
+        self._given_back = self._given_back[sum(map(len, buffers)) - sum(map(len, rest)) :]
+        return rest
 
     def _fill(self, buffers: Sequence[memoryview]) -> int:
         if len(buffers) == 1:

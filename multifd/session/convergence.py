@@ -192,6 +192,16 @@ def _seconds(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds >= 10 else f"{seconds * 1000:.3g} ms" if seconds < 1 else f"{seconds:.2f} s"
 
 
+def rate_share(rounds: int, dirty_bytes: int) -> float:
+    """Of the rate measured in so many rounds, what a stop is expected to reach that sends what is dirty now.
+
+    As long as only the first sweep was measured, lone pages are expected to be slower; where what is dirty does not fit
+    at that rate, a round of it begins, and is measured.
+    """
+    is_only_dense = rounds <= 1 and dirty_bytes > 0
+    return limits.FIRST_SWEEP_RATE_SHARE if is_only_dense else limits.SWITCHOVER_RATE_SHARE
+
+
 class RateMeter:
     """Bytes per second while busy, over about the last `RATE_WINDOW_S` of busy time. Idle until told `busy`.
 

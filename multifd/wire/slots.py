@@ -13,7 +13,7 @@ import xxhash
 
 from multifd.errors import LocalProtocolError, ProtocolError, RemoteProtocolError
 from multifd.limits import META_BYTES_MAX, SLOT_BYTES_MAX
-from multifd.slot import Buffer
+from multifd.slot import Buffer, pour
 from multifd.wire.extents import EXTENT_BYTES
 
 MAGIC = b"MFSL"
@@ -147,25 +147,13 @@ def read_slot(
     buffers = place(header, meta)
     beyond, length = head[end:got], header.payload_length
     if beyond and length:
-        wanted = _move(beyond, buffers)
+        wanted = pour(beyond, buffers)
         beyond, length = beyond[length:], length - len(beyond)
     else:
         wanted = buffers
     if length > 0:
         yield wanted, length
     return ReadSlot(header, meta, buffers, beyond)
-
-
-def _move(data: memoryview, buffers: Sequence[memoryview]) -> Sequence[memoryview]:
-    """Copy as much of `data` into `buffers` as fits. Returns what is still to be filled."""
-    for number, buffer in enumerate(buffers):
-        each = memoryview(buffer).cast("B")  # a user's kind may have given items of another type
-        count = min(len(each), len(data))
-        each[:count] = data[:count]
-        data = data[count:]
-        if count < len(each):
-            return (each[count:], *buffers[number + 1 :])
-    return ()
 
 
 def _check_checksum(head: memoryview, meta: bytes) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
-from bench.known_dirty import PAGE_BYTES, KnownDirty, RoundTook, cpu_s_of
+from bench.known_dirty import PAGE_BYTES, KnownDirty, RoundTook
 
 LENGTH = 8 * PAGE_BYTES
 
@@ -46,9 +45,3 @@ def test_a_round_lasts_until_the_next_sweep() -> None:
     for _ in range(4):
         told.collect()
     assert told.rounds() == [RoundTook(10, 1)] * 2
-
-
-def test_processor_time_of_a_process_is_told() -> None:
-    """Of this one it is what the kernel says of it otherwise."""
-    before = time.process_time()
-    assert before <= cpu_s_of(os.getpid()) <= time.process_time()

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from multifd.codec.auto import PLAIN, SAMPLE_PIECE_BYTES, SAMPLE_PIECES, AutoChoice, Sampler, Took
+from multifd.codec import NONE
+from multifd.codec.auto import SAMPLE_PIECE_BYTES, SAMPLE_PIECES, AutoChoice, Sampler, Took
 from multifd.limits import MIB
 
 TEXT = {"lz4": (3.6e-9, 0.67), "zstd": (5.5e-9, 0.39), "zstd:3": (10e-9, 0.36)}
@@ -58,7 +59,7 @@ class Line:
 
 @pytest.mark.parametrize(
     ("bytes_per_s", "best"),
-    [(3e6, "zstd:3"), (30e6, "zstd:3"), (90e6, "zstd"), (260e6, PLAIN), (1e9, PLAIN), (20e9, PLAIN)],
+    [(3e6, "zstd:3"), (30e6, "zstd:3"), (90e6, "zstd"), (260e6, NONE), (1e9, NONE), (20e9, NONE)],
 )
 def test_text_gets_what_is_quickest_on_the_link(bytes_per_s: float, best: str) -> None:
     """The slower the link, the more it is worth to make data small; on a fast link nothing is."""
@@ -70,15 +71,15 @@ def test_text_gets_what_is_quickest_on_the_link(bytes_per_s: float, best: str) -
 @pytest.mark.parametrize("bytes_per_s", [3e6, 125e6, 1e9, 20e9])
 def test_noise_travels_plain_almost_at_once(bytes_per_s: float) -> None:
     """What does not shrink in a sample is hardly ever encoded, whatever the link."""
-    assert Line(bytes_per_s).run(NOISE, 1.0, 200)[PLAIN] >= 195
+    assert Line(bytes_per_s).run(NOISE, 1.0, 200)[NONE] >= 195
 
 
 def test_returns_to_plain_when_the_data_becomes_noise() -> None:
     """The first slot whose sample does not shrink travels plain, or one that is tried once."""
     line = Line(12e6)
     line.run(TEXT, 0.5, 50)
-    assert line.run(NOISE, 1.0, 20)[PLAIN] >= 19
-    assert line.run(TEXT, 0.5, 20)[PLAIN] <= 1
+    assert line.run(NOISE, 1.0, 20)[NONE] >= 19
+    assert line.run(TEXT, 0.5, 20)[NONE] <= 1
 
 
 def test_follows_a_link_that_becomes_slow_and_fast_again() -> None:
@@ -87,10 +88,10 @@ def test_follows_a_link_that_becomes_slow_and_fast_again() -> None:
     line.run(TEXT, 0.5, 200)
     line.bytes_per_s = 12e6
     line.run(TEXT, 0.5, 20)
-    assert line.run(TEXT, 0.5, 50)[PLAIN] <= 3
+    assert line.run(TEXT, 0.5, 50)[NONE] <= 3
     line.bytes_per_s = 20e9
     line.run(TEXT, 0.5, 400)
-    assert line.run(TEXT, 0.5, 50)[PLAIN] >= 45
+    assert line.run(TEXT, 0.5, 50)[NONE] >= 45
 
 
 def test_does_not_go_to_and_fro() -> None:
@@ -106,17 +107,17 @@ def test_probes_cost_little() -> None:
     """On a link where encoding is right, and is what is waited for, few slots are sent plain to see."""
     line = Line(150e6)
     line.run(TEXT, 0.5, 100)
-    assert line.run(TEXT, 0.5, 1000)[PLAIN] <= 40
+    assert line.run(TEXT, 0.5, 1000)[NONE] <= 40
 
 
 def test_uses_only_what_both_sides_have() -> None:
     """Without zstd it is lz4 or plain, without both plain, and nothing is sampled for that."""
     only_lz4 = Line(12e6, ("lz4",))
-    assert only_lz4.choice.encodings == (PLAIN, "lz4")
+    assert only_lz4.choice.encodings == (NONE, "lz4")
     assert only_lz4.run(TEXT, 0.5, 100)["lz4"] >= 95
     neither = Line(12e6, ())
     assert not neither.choice.wants_sample(MIB)
-    assert neither.run(TEXT, 0.5, 10) == {PLAIN: 10}
+    assert neither.run(TEXT, 0.5, 10) == {NONE: 10}
 
 
 def test_what_a_call_takes_is_not_what_bytes_take() -> None:
@@ -124,7 +125,7 @@ def test_what_a_call_takes_is_not_what_bytes_take() -> None:
     line = Line(20e9)
     line.run(dict.fromkeys(TEXT, (0.1e-9, 60 / MIB)), 0.01, 2000)
     line.run(TEXT, 0.5, 50)
-    assert line.run(TEXT, 0.5, 50)[PLAIN] >= 45
+    assert line.run(TEXT, 0.5, 50)[NONE] >= 45
 
 
 def test_small_slots_are_not_sampled() -> None:
